@@ -227,6 +227,12 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Checks the status of the answer.
+    pub fn expect_status(&self, expected: u16) -> anyhow::Result<()> {
+        ensure!(self.status == expected, "expected status {expected}, not {}: {}", self.status, self.text());
+        Ok(())
+    }
+
     pub fn is_replay(&self) -> bool {
         self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
     }

@@ -157,8 +157,7 @@ impl NodeConfig {
     pub fn init(&self, shard_map: &str) -> anyhow::Result<()> {
         let map = self.file.with_extension("map.toml");
         std::fs::write(&map, shard_map)?;
-        let said = self.run(&["init", "--map", &map.display().to_string()])?;
-        ensure!(said.succeeded, "init of shard {} failed: {}", self.shard, said.text);
+        self.run(&["init", "--map", &map.display().to_string()])?.successful()?;
         Ok(())
     }
 
@@ -166,15 +165,31 @@ impl NodeConfig {
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Said> {
         let output = self.command()?.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
         let text = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-        Ok(Said { succeeded: output.status.success(), text })
+        let command = format!("shard-node {} of shard {}", arguments.join(" "), self.shard);
+        Ok(Said { command, succeeded: output.status.success(), text })
     }
 }
 
 /// The exit and the output of a command of `shard-node`, on both streams.
 #[derive(Debug)]
 pub struct Said {
-    pub succeeded: bool,
-    pub text: String,
+    command: String,
+    succeeded: bool,
+    text: String,
+}
+
+impl Said {
+    /// The output of a command that must succeed.
+    pub fn successful(self) -> anyhow::Result<String> {
+        ensure!(self.succeeded, "{} should succeed, but says: {}", self.command, self.text);
+        Ok(self.text)
+    }
+
+    /// The output of a command that must fail.
+    pub fn refused(self) -> anyhow::Result<String> {
+        ensure!(!self.succeeded, "{} should be refused, but says: {}", self.command, self.text);
+        Ok(self.text)
+    }
 }
 
 /// A running node.

@@ -133,7 +133,7 @@ async fn systemd_takes_the_units_and_finds_them_closed() -> anyhow::Result<()> {
         let built = program(name)?.display().to_string();
         std::fs::write(&copy, text.replace(&format!("/usr/local/bin/{name}"), &built))?;
         let said = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy)).await?;
-        ensure!(said.is_empty(), "{unit}: {said}");
+        expect!(said.is_empty(), "{unit}: {said}");
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=true", "--no-pager", "--threshold", EXPOSURE]).arg(&copy);
         run(&mut security).await?;

@@ -336,7 +336,7 @@ impl WatchedCluster {
         if let Some((hold, status)) = &scene.hold {
             until(&format!("the hold is {status}"), ENDS_WITHIN, async || {
                 let shown = self.teller.show_hold(hold).await?;
-                ensure!(shown["status"] == *status, "{shown}");
+                expect!(shown["status"] == *status, "{shown}");
                 Ok(Some(()))
             })
             .await?;
@@ -406,6 +406,6 @@ async fn wherever_a_transfer_or_a_fold_is_cut_short_it_ends_as_if_it_had_not_bee
     let begun = Instant::now();
     let CellsRun { run, failures } = run_cells(&cells, CELLS_PER_CLUSTER, run_batch).await;
     eprintln!("{run} cells in {:.1?}, {} failures, seed {}", begun.elapsed(), failures.len(), seed.value());
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    expect!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

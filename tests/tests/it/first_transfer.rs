@@ -20,18 +20,18 @@ async fn money_moves_across_shards_and_survives_a_restart() -> anyhow::Result<()
     let order = payment_body(id, &alice, &bob, "12.34");
     let first = client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?;
     let answer = first.json()?;
-    ensure!(first.status == 201 && answer["status"] == "posted" && answer["scope"] == "cross_shard", "{answer}");
-    ensure!(answer["debit_account"]["posted"] == "-12.34", "{answer}");
+    expect!(first.status == 201 && answer["status"] == "posted" && answer["scope"] == "cross_shard", "{answer}");
+    expect!(answer["debit_account"]["posted"] == "-12.34", "{answer}");
 
     // The other router shows the transfer with all its steps.
     let account = client.get(1, &account_path(&bob)).await?;
-    ensure!(account["posted"] == "12.34" && account["shard"] == "s1", "{account}");
+    expect!(account["posted"] == "12.34" && account["shard"] == "s1", "{account}");
     let transfer = client.get(1, &format!("/v1/transfers/{id}")).await?;
     let steps: Vec<_> =
         transfer["steps"].as_array().into_iter().flatten().map(|s| (&s["step"], &s["shard"])).collect();
     let [s0, s1] = [json!("s0"), json!("s1")];
     let expected = [(&json!("reserve"), &s0), (&json!("decide"), &s1), (&json!("settle"), &s0)];
-    ensure!(steps == expected, "{transfer}");
+    expect!(steps == expected, "{transfer}");
     cluster.verify().await?;
 
     // `down` checks that no process is left.
@@ -40,7 +40,7 @@ async fn money_moves_across_shards_and_survives_a_restart() -> anyhow::Result<()
     let client = cluster.client();
     ensure!(client.get(0, &account_path(&bob)).await?["posted"] == "12.34", "the restart lost the money");
     let again = client.call(1, Method::POST, "/v1/transfers", Some(&order)).await?;
-    ensure!(again.status == 200 && again.is_replay() && again.body == first.body, "{}", again.text());
+    expect!(again.status == 200 && again.is_replay() && again.body == first.body, "{}", again.text());
     cluster.verify().await?;
 
     // The check must be able to fail, so the test puts a cent into an account.

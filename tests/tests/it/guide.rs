@@ -74,7 +74,7 @@ async fn run(examples: &[Example], address: &str) -> anyhow::Result<Vec<String>>
         .output();
     let output = tokio::time::timeout(PATIENCE, shell).await.context("the examples do not end")??;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && errors.is_empty(), "{}: {errors}", output.status);
+    expect!(output.status.success() && errors.is_empty(), "{}: {errors}", output.status);
     let mut printed: Vec<String> = String::from_utf8(output.stdout)?.split(MARK).map(str::to_owned).collect();
     printed.pop();
     ensure!(printed.len() == examples.len(), "{} of {} examples ended", printed.len(), examples.len());

@@ -154,9 +154,7 @@ impl Installation {
     /// Runs `shard-node init` with this map and returns its output.
     pub fn init(&self, node: &NodeConfig, map: &ShardMap) -> anyhow::Result<String> {
         let path = self.write_map(&format!("init-{}", node.shard), map)?;
-        let said = node.run(&["init", "--map", &path.display().to_string(), "--wait", INIT_WAITS])?;
-        ensure!(said.succeeded, "init of {}: {}", node.shard, said.text);
-        Ok(said.text)
+        node.run(&["init", "--map", &path.display().to_string(), "--wait", INIT_WAITS])?.successful()
     }
 
     pub fn write_map(&self, name: &str, map: &ShardMap) -> anyhow::Result<PathBuf> {
@@ -233,7 +231,7 @@ impl Payments {
             let status = until("a payment is acknowledged", NOTICED_WITHIN, async || {
                 let answer = self.send(client, id).await?;
                 let status = answer.status;
-                ensure!(status == 201 || status == 200, "{status} {}", answer.text());
+                expect!(status == 201 || status == 200, "{status} {}", answer.text());
                 Ok(Some(status))
             })
             .await?;
@@ -258,7 +256,7 @@ impl Payments {
     pub async fn are_there_once(&self, client: &Client) -> anyhow::Result<()> {
         for id in &self.acknowledged {
             let again = self.reached(async || self.send(client, *id).await).await?;
-            ensure!(again.status == 200 && again.is_replay(), "{id}: {} {}", again.status, again.text());
+            expect!(again.status == 200 && again.is_replay(), "{id}: {} {}", again.status, again.text());
         }
         self.are_posted(client, self.acknowledged.len()).await
     }
@@ -268,7 +266,7 @@ impl Payments {
         let amount = format!("{}.00", count * AMOUNT as usize);
         for (account, balance) in [(&self.payer, format!("-{amount}")), (&self.payee, amount)] {
             let answer = self.reached(async || self.read(client, account).await).await?;
-            ensure!(answer.status == 200, "{account}: {} {}", answer.status, answer.text());
+            expect!(answer.status == 200, "{account}: {} {}", answer.status, answer.text());
             ensure!(answer.json()?["posted"] == *balance, "{account} should have {balance}: {}", answer.text());
         }
         Ok(())
@@ -278,7 +276,7 @@ impl Payments {
     async fn reached(&self, ask: impl AsyncFn() -> anyhow::Result<Answer>) -> anyhow::Result<Answer> {
         until("the router reaches the shard", NOTICED_WITHIN, async || {
             let answer = ask().await?;
-            ensure!(!is_unavailable(&answer), "{}", answer.text());
+            expect!(!is_unavailable(&answer), "{}", answer.text());
             Ok(Some(answer))
         })
         .await
@@ -354,9 +352,9 @@ pub fn is_unavailable(answer: &Answer) -> bool {
 pub async fn are_refused(payments: &Payments, client: &Client) -> anyhow::Result<()> {
     for id in payments.acknowledged.iter().copied().chain([Uuid::now_v7()]) {
         let answer = payments.send(client, id).await?;
-        ensure!(is_unavailable(&answer), "{id}: {} {}", answer.status, answer.text());
+        expect!(is_unavailable(&answer), "{id}: {} {}", answer.status, answer.text());
     }
     let read = payments.read(client, &payments.payer).await?;
-    ensure!(read.status == 503, "{} {}", read.status, read.text());
+    read.expect_status(503)?;
     Ok(())
 }

@@ -76,7 +76,7 @@ impl ImportFile {
 
 /// The JSON that a command printed before it ended with this code.
 pub fn printed(output: &Output, code: i32) -> anyhow::Result<Value> {
-    ensure!(output.code == Some(code), "{output:?}");
+    expect!(output.code == Some(code), "{output:?}");
     serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))
 }
 
@@ -139,8 +139,8 @@ async fn accounts_are_opened_once_although_the_import_is_killed_and_bad_rows_are
     // A dry run does not find mistakes that only the ledger knows, such as an undeclared asset or an account that exists.
     let dry = import(&cluster, &["accounts", file.path(), "--dry-run"]).await?;
     let summary = printed(&dry, 3)?;
-    ensure!(summary["rows"] == ROWS && summary["rejected"] == 5 && summary["dry_run"] == true, "{summary}");
-    ensure!(dry.stderr.contains("line 12: id: ") && dry.stderr.lines().count() == 5, "{}", dry.stderr);
+    expect!(summary["rows"] == ROWS && summary["rejected"] == 5 && summary["dry_run"] == true, "{summary}");
+    expect!(dry.stderr.contains("line 12: id: ") && dry.stderr.lines().count() == 5, "{}", dry.stderr);
     ensure!(!file.progress().exists() && !file.rejected().exists(), "a dry run wrote a file");
     let client = cluster.client();
     ensure!(client.get(0, "/v1/balances").await?["data"] == json!([]), "a dry run opened an account");
@@ -148,25 +148,25 @@ async fn accounts_are_opened_once_although_the_import_is_killed_and_bad_rows_are
     killed_in_the_middle(&mut cluster, &file, &["accounts", file.path()], async |_| Ok(())).await?;
     let resumed = import(&cluster, &["accounts", file.path()]).await?;
     let summary = printed(&resumed, 3)?;
-    ensure!(summary["resumed_at_line"].as_u64() > Some(2), "{summary}");
+    expect!(summary["resumed_at_line"].as_u64() > Some(2), "{summary}");
     let done = summary["done"].as_u64().zip(summary["replayed"].as_u64()).map(|(done, replayed)| done + replayed);
-    ensure!(summary["rows"] == ROWS && done == Some(good) && summary["rejected"] == bad.len(), "{summary}");
+    expect!(summary["rows"] == ROWS && done == Some(good) && summary["rejected"] == bad.len(), "{summary}");
     file.rejects_are(&expected)?;
     let sums = client.get(0, "/v1/balances").await?;
-    ensure!(sums["data"][0]["accounts"] == good && sums["data"].as_array().map(Vec::len) == Some(1), "{sums}");
+    expect!(sums["data"][0]["accounts"] == good && sums["data"].as_array().map(Vec::len) == Some(1), "{sums}");
     let one = client.get(0, &account_path("customer-4321")).await?;
-    ensure!(one["overdraft"] == "21.50" && one["metadata"]["number"] == "4321", "{one}");
+    expect!(one["overdraft"] == "21.50" && one["metadata"]["number"] == "4321", "{one}");
 
     let before = booked(&cluster).await?;
     let again = import(&cluster, &["accounts", file.path()]).await?;
     let summary = printed(&again, 3)?;
-    ensure!(summary["done"] == 0 && summary["replayed"] == good && summary["rejected"] == bad.len(), "{summary}");
-    ensure!(summary["resumed_at_line"].is_null(), "{summary}");
+    expect!(summary["done"] == 0 && summary["replayed"] == good && summary["rejected"] == bad.len(), "{summary}");
+    expect!(summary["resumed_at_line"].is_null(), "{summary}");
     file.rejects_are(&expected)?;
     ensure!(booked(&cluster).await? == before, "the second import changed something");
 
     let nowhere = import(&cluster, &["accounts", file.path(), "--url", "http://127.0.0.1:1"]).await?;
-    ensure!(nowhere.code == Some(4), "{nowhere:?}");
+    expect!(nowhere.code == Some(4), "{nowhere:?}");
     cluster.verify_and_finish().await
 }
 
@@ -210,12 +210,12 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     let command = ["balances", file.path(), "--from", &opening, "--name", "june"];
 
     let poor = import(&cluster, &command).await?;
-    ensure!(poor.code == Some(1) && poor.stderr.contains("with an overdraft of at least"), "{poor:?}");
+    expect!(poor.code == Some(1) && poor.stderr.contains("with an overdraft of at least"), "{poor:?}");
     let unlimited = json!({"overdraft": "unlimited"});
     let patched = client.call(0, Method::PATCH, &account_path(&opening), Some(&unlimited)).await?;
-    ensure!(patched.status == 200, "{}", patched.text());
+    patched.expect_status(200)?;
     let dry = printed(&import(&cluster, &[&command[..], &["--dry-run"]].concat()).await?, 3)?;
-    ensure!(dry["rejected"] == 6 && dry["empty"] == 1 && dry["sums"][0]["posted"] == "0.00", "{dry}");
+    expect!(dry["rejected"] == 6 && dry["empty"] == 1 && dry["sums"][0]["posted"] == "0.00", "{dry}");
     ensure!(client.get(0, &account_path(&opening)).await?["posted"] == "0.00", "a dry run paid");
 
     killed_in_the_middle(&mut cluster, &file, &command, async |cluster| {
@@ -224,10 +224,10 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
             let listed = cluster.shardctl(&["saga", "list", "--json"]).await?;
             let listed: Value = serde_json::from_str(&listed.stdout)?;
             let Some(saga) = listed["data"].as_array().and_then(|sagas| sagas.first()) else { return Ok(None) };
-            ensure!(saga["amount"].is_string() && saga["asset"] == "USD" && saga["age_s"].is_u64(), "{listed}");
+            expect!(saga["amount"].is_string() && saga["asset"] == "USD" && saga["age_s"].is_u64(), "{listed}");
             let table = cluster.shardctl(&["saga", "list"]).await?;
             let header: Vec<&str> = table.stdout.lines().next().unwrap_or_default().split_whitespace().collect();
-            ensure!(header.starts_with(&["age", "id", "state", "amount", "asset"]), "{table:?}");
+            expect!(header.starts_with(&["age", "id", "state", "amount", "asset"]), "{table:?}");
             Ok(Some(()))
         })
         .await
@@ -236,8 +236,8 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     let resumed = printed(&import(&cluster, &command).await?, 3)?;
     let skipped = expected.len() as u64 + 1;
     let done = resumed["done"].as_u64().zip(resumed["replayed"].as_u64()).map(|(done, replayed)| done + replayed);
-    ensure!(resumed["resumed_at_line"].as_u64() > Some(2), "{resumed}");
-    ensure!(resumed["rows"] == ROWS && done == Some(ROWS as u64 - skipped) && resumed["empty"] == 1, "{resumed}");
+    expect!(resumed["resumed_at_line"].as_u64() > Some(2), "{resumed}");
+    expect!(resumed["rows"] == ROWS && done == Some(ROWS as u64 - skipped) && resumed["empty"] == 1, "{resumed}");
     file.rejects_are(&expected)?;
 
     let left_out = |n: usize| n == 9 || n == 4000 || bad.iter().any(|(row, ..)| *row == n);
@@ -250,7 +250,7 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     );
     let cents: u64 = (0..ROWS).filter(|n| !left_out(*n)).map(|n| (n as u64 % 1_000 + 1) * 100 + n as u64 % 100).sum();
     let posted = |cents: u64| format!("{}.{:02}", cents / 100, cents % 100);
-    ensure!(resumed["sums"][0]["posted"] == posted(cents), "{resumed}");
+    expect!(resumed["sums"][0]["posted"] == posted(cents), "{resumed}");
     ensure!(
         client.get(0, &account_path(&opening)).await?["posted"] == format!("-{}", posted(cents)),
         "the payer should have paid each row once"
@@ -258,7 +258,7 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
 
     let before = booked(&cluster).await?;
     let again = printed(&import(&cluster, &[&command[..], &["--restart"]].concat()).await?, 3)?;
-    ensure!(again["done"] == 0 && again["replayed"].as_u64() == done, "{again}");
+    expect!(again["done"] == 0 && again["replayed"].as_u64() == done, "{again}");
     // The refused payment to an unknown account was tried once more, and nothing else was booked.
     ensure!(
         client.get(0, &account_path(&opening)).await?["posted"] == format!("-{}", posted(cents)),
@@ -271,16 +271,16 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     rows[600] = "customer-600,USD,1000000.00".to_owned();
     file.rewrite(BALANCES, &rows)?;
     let unnamed = import(&cluster, &["balances", file.path(), "--from", &opening]).await?;
-    ensure!(unnamed.code == Some(1) && unnamed.stderr.contains("--name june"), "{unnamed:?}");
+    expect!(unnamed.code == Some(1) && unnamed.stderr.contains("--name june"), "{unnamed:?}");
     let corrected = printed(&import(&cluster, &command).await?, 3)?;
-    ensure!(corrected["done"] == 2 && corrected["rejected"] == 6, "{corrected}");
+    expect!(corrected["done"] == 2 && corrected["rejected"] == 6, "{corrected}");
     let lines: Vec<u64> = file.rejects()?.iter().map(|(line, _)| *line).collect();
-    ensure!(lines == [11, 22, 602, 1502, 3502, 5000], "{lines:?}");
-    ensure!(file.rejects()?[2].1.contains("has paid with another amount"), "{:?}", file.rejects()?);
+    expect!(lines == [11, 22, 602, 1502, 3502, 5000], "{lines:?}");
+    expect!(file.rejects()?[2].1.contains("has paid with another amount"), "{:?}", file.rejects()?);
     owed.insert("customer-500".to_owned(), "1.00".to_owned());
     ensure!(holdings(&cluster.shardctl_json(&list).await?) == owed, "a corrected file paid something twice");
     let payer = client.get(0, &account_path(&opening)).await?;
-    ensure!(payer["posted"] == format!("-{}", posted(cents + 800)), "{payer}");
+    expect!(payer["posted"] == format!("-{}", posted(cents + 800)), "{payer}");
     ensure!(booked(&cluster).await? != before, "the corrected rows were not booked");
     cluster.verify_and_finish().await
 }

@@ -53,20 +53,20 @@ impl Payment {
     /// Checks that the payment took effect once. It is sent again and must be answered from its stored result.
     async fn is_there_once(&self, client: &Client) -> anyhow::Result<()> {
         let again = self.order(client, self.id, "12.34").await?;
-        ensure!(again.status == 200 && again.is_replay(), "{} {}", again.status, again.text());
+        expect!(again.status == 200 && again.is_replay(), "{} {}", again.status, again.text());
         self.has_received(client, "12.34").await
     }
 
     async fn has_received(&self, client: &Client, amount: &str) -> anyhow::Result<()> {
         let answer = client.call(0, Method::GET, &account_path(&self.to), None).await?;
-        ensure!(answer.json()?["posted"] == amount, "{}", answer.text());
+        expect!(answer.json()?["posted"] == amount, "{}", answer.text());
         Ok(())
     }
 }
 
 /// Checks that the command failed and that its output contains each of the words.
 fn refused(output: &Output, words: &[&str]) -> anyhow::Result<()> {
-    ensure!(output.code == Some(1), "{output:?}");
+    expect!(output.code == Some(1), "{output:?}");
     says(&output.stderr, words)
 }
 
@@ -100,18 +100,18 @@ async fn a_moved_folder_starts_and_keeps_its_ports_and_balances() -> anyhow::Res
     says(&up.stderr, &["moved from", text(&first)])?;
     up.successful()?;
     cluster.refresh_status().await?;
-    ensure!(cluster.status().is_ready() && cluster.status().routers[0].url == before, "{:?}", cluster.status());
+    expect!(cluster.status().is_ready() && cluster.status().routers[0].url == before, "{:?}", cluster.status());
     ensure!(cluster.status().copy_of.is_none() && !first.exists());
     payment.is_there_once(&cluster.client()).await?;
 
     // The folder is moved while the cluster runs. `up` starts no second cluster, and `down` finds the processes.
     let running = processes(&cluster);
-    ensure!(running.len() == 6, "{running:?}");
+    expect!(running.len() == 6, "{running:?}");
     cluster.move_to(&first)?;
     refused(&cluster.shardctl(&["up"]).await?, &["while its cluster ran", "shardctl down"])?;
     ensure!(running.iter().all(|process| process.is_alive()));
     cluster.shardctl(&["down"]).await?.successful()?;
-    ensure!(!running.iter().any(|process| process.is_alive()), "{running:?}");
+    expect!(!running.iter().any(|process| process.is_alive()), "{running:?}");
     cluster.up().await?;
 
     // The same happens without the supervisor. The processes that it left behind have the former paths.
@@ -121,7 +121,7 @@ async fn a_moved_folder_starts_and_keeps_its_ports_and_balances() -> anyhow::Res
     cluster.move_to(&first.with_extension("again"))?;
     refused(&cluster.shardctl(&["up"]).await?, &["while its cluster ran", "shardctl down"])?;
     cluster.shardctl(&["down"]).await?.successful()?;
-    ensure!(!running.iter().any(|process| process.is_alive()), "{running:?}");
+    expect!(!running.iter().any(|process| process.is_alive()), "{running:?}");
     cluster.up().await?;
     payment.is_there_once(&cluster.client()).await?;
     cluster.verify_and_finish().await
@@ -152,7 +152,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     // Until its first start the copy has no addresses of its own, and no command uses those of the original.
     refused(&copy.shardctl(&["verify"]).await?, &["is a copy of", text(&original)])?;
     let status = copy.status().await?;
-    ensure!(status.copy_of.as_deref() == Some(&original) && status.pids().is_empty(), "{status:?}");
+    expect!(status.copy_of.as_deref() == Some(&original) && status.pids().is_empty(), "{status:?}");
     copy.shardctl(&["down"]).await?.successful()?;
 
     let config = copy.data_dir().join("config").join("s0.toml");
@@ -165,13 +165,13 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     let shown = copy.shardctl(&["status"]).await?.successful()?;
     says(&shown, &[&format!("copy of {}", text(&original))])?;
     let status = copy.status().await?;
-    ensure!(status.copy_of.as_deref() == Some(&original) && status.is_ready(), "{status:?}");
+    expect!(status.copy_of.as_deref() == Some(&original) && status.is_ready(), "{status:?}");
     ensure!(status.map_version == cluster.status().map_version + 1);
     for (ours, theirs) in status.shards.iter().zip(&cluster.status().shards) {
         ensure!(ours.postgres_port != theirs.postgres_port && ours.node_url != theirs.node_url);
         let server = ours.postgres_pid.context("no server")?;
         let runs_in = fs::read_link(format!("/proc/{server}/cwd"))?;
-        ensure!(runs_in == copy.data_dir().join("pg").join(&ours.id), "{}", runs_in.display());
+        expect!(runs_in == copy.data_dir().join("pg").join(&ours.id), "{}", runs_in.display());
     }
 
     // Payments from before the copy are in both clusters. A later payment is in one of them.
@@ -233,7 +233,7 @@ async fn a_database_restored_from_an_older_copy_starts_only_after_its_loss_is_ac
     // The credit side is in s1. The same id, sent again, restores the debit side and credits nothing.
     let client = cluster.client();
     let again = payment.send(&client, missing, "1.00").await?;
-    ensure!(again == 201 || again == 200, "{again}");
+    expect!(again == 201 || again == 200, "{again}");
     payment.has_received(&client, "13.34").await?;
     cluster.verify_and_finish().await
 }
@@ -416,12 +416,12 @@ async fn requests_right_after_up_are_served() -> anyhow::Result<()> {
             for id in &accounts {
                 let body = json!({"id": id, "asset": ASSET, "overdraft": "unlimited"});
                 let answer = client.call(router, Method::POST, "/v1/accounts", Some(&body)).await?;
-                ensure!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
+                expect!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
             }
         }
     }
 
-    ensure!(cluster.status().is_ready(), "{:?}", cluster.status());
+    expect!(cluster.status().is_ready(), "{:?}", cluster.status());
     cluster.process(Member::Node(1))?.freeze().await?;
     let status = until("the routers miss the frozen node", NOTICED_WITHIN, async || {
         let status = Status::parse(&cluster.shardctl(&["status", "--json"]).await?.stdout)?;
@@ -429,8 +429,8 @@ async fn requests_right_after_up_are_served() -> anyhow::Result<()> {
     })
     .await?;
     let [served, frozen] = status.shards.as_slice() else { bail!("{status:?}") };
-    ensure!(served.reads && served.writes && served.cause.is_none(), "{served:?}");
-    ensure!(!frozen.reads && !frozen.writes && frozen.cause.is_some(), "{frozen:?}");
+    expect!(served.reads && served.writes && served.cause.is_none(), "{served:?}");
+    expect!(!frozen.reads && !frozen.writes && frozen.cause.is_some(), "{frozen:?}");
     ensure!(!status.is_ready() && status.routers.iter().all(|router| router.writes == "some"));
     cluster.process(Member::Node(1))?.thaw()?;
     cluster.wait_until_ready("the node is served again", &[]).await?;

@@ -2,6 +2,13 @@
 //!
 //! Each test that draws something at random prints its seed. `SEED=… cargo nextest run -p integration-tests` repeats it.
 
+/// [`anyhow::ensure`] for a condition that explains itself. The error has the condition, which was expected, and the values that were seen.
+macro_rules! expect {
+    ($expected:expr, $($seen:tt)+) => {
+        anyhow::ensure!($expected, "expected {}, but saw {}", stringify!($expected), format_args!($($seen)+))
+    };
+}
+
 mod chaos;
 mod commands;
 mod contract;

@@ -28,7 +28,7 @@ async fn two_accounts(cluster: &Cluster) -> anyhow::Result<(String, String)> {
     open_account(&client, &alice, "0.00").await?;
     open_account(&client, &bob, "0.00").await?;
     let funds = payment_body(Uuid::now_v7(), &bank, &alice, "10.00");
-    ensure!(client.call(0, Method::POST, "/v1/transfers", Some(&funds)).await?.status == 201);
+    client.call(0, Method::POST, "/v1/transfers", Some(&funds)).await?.expect_status(201)?;
     Ok((alice, bob))
 }
 
@@ -47,7 +47,7 @@ async fn posted_rejected_and_replayed_transfers_are_counted_apart() -> anyhow::R
     let too_much = payment_body(Uuid::now_v7(), &alice, &bob, "400.00");
     for (order, status) in [(&paid, 201), (&paid, 200), (&too_much, 422), (&too_much, 422)] {
         let answer = client.call(0, Method::POST, "/v1/transfers", Some(order)).await?;
-        ensure!(answer.status == status, "{}", answer.text());
+        expect!(answer.status == status, "{}", answer.text());
     }
 
     let after = Exposition::fetch(router).await?;
@@ -142,7 +142,7 @@ impl Exposition {
     pub async fn fetch(admin_url: &str) -> anyhow::Result<Self> {
         let url = format!("{admin_url}/metrics");
         let answer = Client::new(Vec::new()).request(Method::GET, &url, None).await?;
-        ensure!(answer.status == 200, "{url}: {}", answer.text());
+        expect!(answer.status == 200, "{url}: {}", answer.text());
         Self::parse(&answer.text())
     }
 

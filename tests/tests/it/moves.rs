@@ -63,7 +63,7 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     for movement in [&there, &back] {
         let progress = movement.progress().await?;
         eprintln!("moves: {progress}");
-        ensure!(progress["bookings"].as_u64() > Some(100), "{progress}");
+        expect!(progress["bookings"].as_u64() > Some(100), "{progress}");
     }
     back.wish(finish()).await?;
     back.until("finished").await?;
@@ -120,7 +120,7 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
                 .await
                 .err()
                 .context("a second move at the same time was not refused")?;
-            ensure!(refused.to_string().contains(&movement.id.to_string()), "{refused}");
+            expect!(refused.to_string().contains(&movement.id.to_string()), "{refused}");
             load.goes_on(20).await?;
             movement.wish(abort()).await?;
             movement.until("aborted").await?;
@@ -187,7 +187,7 @@ async fn a_cent_changed_by_hand_keeps_the_slots_where_they_are() -> anyhow::Resu
     let compared = cluster.shardctl(&["move", "verify", "--json"]).await?;
     ensure!(compared.code == Some(3), "a difference is a violation: {compared:?}");
     let said: serde_json::Value = serde_json::from_str(&compared.stdout)?;
-    ensure!(said["difference"].as_str().is_some_and(|why| why.contains(&alice)), "{said}");
+    expect!(said["difference"].as_str().is_some_and(|why| why.contains(&alice)), "{said}");
     database::run(target, &format!("UPDATE account SET posted = posted - 1 WHERE id = '{alice}'")).await?;
     until("both sides agree", Duration::from_secs(20), async || {
         let compared = cluster.shardctl(&["move", "verify"]).await?;
@@ -261,28 +261,28 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
 
     cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
     let planned = cluster.shardctl_json(&["move", "plan", "--balance", "-o", plan, "--json"]).await?;
-    ensure!(planned["plan"]["move"].as_array().is_some_and(|moves| moves.len() == 2), "{planned}");
+    expect!(planned["plan"]["move"].as_array().is_some_and(|moves| moves.len() == 2), "{planned}");
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--json"]).await?;
-    ensure!(applied["next"][0].as_str().is_some_and(|next| next.starts_with("shardctl move finish")), "{applied}");
+    expect!(applied["next"][0].as_str().is_some_and(|next| next.starts_with("shardctl move finish")), "{applied}");
     let again = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
-    ensure!(again["moves"][0]["phase"] == "finished", "{again}");
+    expect!(again["moves"][0]["phase"] == "finished", "{again}");
     let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
-    ensure!(shards["shards"][2]["slots"].as_u64() > Some(0), "{shards}");
+    expect!(shards["shards"][2]["slots"].as_u64() > Some(0), "{shards}");
     let text = std::fs::read_to_string(&map)?;
-    ensure!(text.starts_with(comment) && text.contains("version = 4"), "{text}");
+    expect!(text.starts_with(comment) && text.contains("version = 4"), "{text}");
     let report = cluster.shardctl_json(&["move", "report", "--json"]).await?;
     let routers = &report["routers"];
     // The count may be zero, because no operation waits in a router if the source's lane answers only after the target has taken the slots.
-    ensure!(
+    expect!(
         routers["waited"].is_u64() && routers["replayed"] == routers["waited"] && routers["refused"] == 0,
         "{report}"
     );
 
     let refused = cluster.shardctl(&["shard", "remove", "s2"]).await?;
-    ensure!(refused.code == Some(3) && refused.stdout.contains("accounts"), "{refused:?}");
+    expect!(refused.code == Some(3) && refused.stdout.contains("accounts"), "{refused:?}");
     cluster.shardctl(&["shard", "drain", "s2"]).await?.successful()?;
     let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
-    ensure!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
+    expect!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
 
     let mut history = load.finish().await?;
     history.has_no_error()?;
@@ -293,7 +293,7 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
 
     cluster.shardctl(&["shard", "remove", "s2"]).await?.successful()?;
     let text = std::fs::read_to_string(&map)?;
-    ensure!(text.starts_with(comment) && text.contains("[[removed]]\nid = \"s2\""), "{text}");
+    expect!(text.starts_with(comment) && text.contains("[[removed]]\nid = \"s2\""), "{text}");
     until("the processes of the shard are stopped", Duration::from_secs(60), async || {
         Ok((cluster.refresh_status().await?.shards.len() == 2 && cluster.status().is_ready()).then_some(()))
     })

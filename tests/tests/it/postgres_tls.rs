@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use ledger::Limit;
 use pg_session::{ConnectOptions, Session};
 use shard_database::DatabaseUrl;
@@ -18,13 +18,12 @@ use testkit::{
     programs::program,
 };
 
-/// Makes an authority with `shardctl`, and a certificate for a server at `host`.
+/// Makes an authority with `shardctl`, and a certificate for a server at `host`. Returns their folder.
 fn authority(folder: &Folder, name: &str, host: &str) -> anyhow::Result<PathBuf> {
     let tls = folder.path().join(name);
     let made =
         Command::new(program("shardctl")?).args(["tls", "init", "--router", host, "--dir"]).arg(&tls).output()?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    // Returns the folder of the certificates.
+    expect!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     Ok(tls)
 }
 
@@ -62,7 +61,7 @@ async fn both_libraries_check_the_certificate_of_the_database_alike() -> anyhow:
         ("127.0.0.1", "sslmode=prefer".to_owned()),
     ] {
         let connected = connect(&url(host, &parameters)).await?;
-        ensure!(connected.iter().all(Result::is_ok), "{host} {parameters}: {connected:?}");
+        expect!(connected.iter().all(Result::is_ok), "{host} {parameters}: {connected:?}");
     }
     for (host, parameters, reason) in [
         // The certificate is for localhost, not for this address.
@@ -77,7 +76,7 @@ async fn both_libraries_check_the_certificate_of_the_database_alike() -> anyhow:
     ] {
         let refused = connect(&url(host, &parameters)).await?;
         let says = |it: &Result<(), String>| it.as_ref().is_err_and(|error| error.contains(reason));
-        ensure!(refused.iter().all(says), "{host} {parameters}: {refused:?}");
+        expect!(refused.iter().all(says), "{host} {parameters}: {refused:?}");
     }
     Ok(())
 }
@@ -110,12 +109,12 @@ async fn every_session_of_a_node_is_encrypted_and_a_wrong_certificate_keeps_it_f
     let encrypted = server.ask("postgres", sessions).await?;
     let (with, all) = encrypted.split_once(" of ").context("no sessions")?;
     // The node has at least the sessions of the lane, the fold and the pool of reads.
-    ensure!(with == all && all.parse::<u32>()? >= 3, "{encrypted}");
+    expect!(with == all && all.parse::<u32>()? >= 3, "{encrypted}");
     drop(running);
 
     // The host is not in the certificate.
     let wrong = NodeConfig::write(&folder, "wrong", "s0", &verified.replace("localhost", "127.0.0.1"))?;
     let said = Node::start_refused(&wrong).await?;
-    ensure!(said.contains("not valid for name"), "{said}");
+    expect!(said.contains("not valid for name"), "{said}");
     Ok(())
 }

@@ -116,7 +116,7 @@ impl Upgrade {
         self.programs.install_new()?;
 
         self.nodes(0).await?;
-        // Both versions of nodes serve, and so does the second version of routers.
+        // Nodes of both versions serve, behind routers of the old version.
         self.runs_two_versions(&old).await?;
         self.nodes_serve().await?;
         for shard in 1..self.cluster.status().shards.len() {
@@ -200,7 +200,7 @@ impl Upgrade {
             anyhow::Ok(operations)
         };
         let before = carried_out().await?;
-        until("the nodes of each shard carry out operations", PATIENCE, async || {
+        until("the nodes of each shard execute operations", PATIENCE, async || {
             let now = carried_out().await?;
             Ok(now.iter().zip(&before).all(|(now, before)| now - before >= OF_EACH_VERSION.into()).then_some(()))
         })

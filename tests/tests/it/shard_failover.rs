@@ -33,7 +33,7 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
     let mut cluster = Cluster::start_with_standbys("sync", 2, 1).await?;
     for shard in &cluster.status().shards {
         let standby = shard.standby.as_ref().context("no stand-by")?;
-        ensure!((standby.mode.as_str(), standby.state.as_str()) == ("sync", "streaming"), "{standby:?}");
+        expect!((standby.mode.as_str(), standby.state.as_str()) == ("sync", "streaming"), "{standby:?}");
     }
     let before = ports(&cluster)?;
     let (primary, standby) = before[0];
@@ -41,12 +41,12 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
 
     let would = cluster.shardctl_json(&["shard", "failover", SHARD, "--dry-run", "--json"]).await?;
-    ensure!(
+    expect!(
         would["dry_run"] == true && would["primary_port"] == standby && would["bytes_behind"].is_number(),
         "{would}"
     );
     let refused = cluster.shardctl(&["shard", "failover", SHARD]).await?;
-    ensure!(refused.code == Some(NOT_CONFIRMED), "{refused:?}");
+    expect!(refused.code == Some(NOT_CONFIRMED), "{refused:?}");
     cluster.refresh_status().await?;
     ensure!(ports(&cluster)? == before, "something changed without a confirmation");
 
@@ -74,24 +74,24 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
 async fn a_cluster_keeps_the_standbys_that_it_was_created_with() -> anyhow::Result<()> {
     let cluster = Cluster::start(1, 1).await?;
     let refused = cluster.shardctl(&["up", "--standby", "async"]).await?;
-    ensure!(refused.code == Some(1) && refused.stderr.contains("was created without stand-bys"), "{refused:?}");
+    expect!(refused.code == Some(1) && refused.stderr.contains("was created without stand-bys"), "{refused:?}");
     let refused = cluster.shardctl(&["shard", "failover", SHARD, "--dry-run"]).await?;
-    ensure!(refused.code == Some(1) && refused.stderr.contains("shard s0 has no stand-by"), "{refused:?}");
+    expect!(refused.code == Some(1) && refused.stderr.contains("shard s0 has no stand-by"), "{refused:?}");
     cluster.finish().await
 }
 
 async fn fails_over(cluster: &mut Cluster, name: &str, expected: (u16, u16)) -> anyhow::Result<()> {
     let done = cluster.shardctl_json(&["shard", "failover", SHARD, "--yes", "--json"]).await?;
-    ensure!(done["ready"] == true && done["primary_port"] == expected.0, "{done}");
+    expect!(done["ready"] == true && done["primary_port"] == expected.0, "{done}");
     let aside = done["former_folder"].as_str().context("no folder of the former primary")?;
     ensure!(
         std::path::Path::new(aside).join("PG_VERSION").exists(),
         "the former primary's folder {aside} does not exist"
     );
     cluster.refresh_status().await?;
-    ensure!(ports(cluster)?[0] == expected, "{:?}", cluster.status());
+    expect!(ports(cluster)?[0] == expected, "{:?}", cluster.status());
     let standby = cluster.status().shards[0].standby.as_ref().context("no stand-by")?;
-    ensure!(standby.state == "streaming", "{standby:?}");
+    expect!(standby.state == "streaming", "{standby:?}");
     let (client, placement) = (cluster.client().with_timeout(MIX.request_timeout), cluster.placement()?);
     let id = placement.account_on(SHARD, name, 0)?;
     until("the shard takes writes", NOTICED_WITHIN, async || {
@@ -118,11 +118,11 @@ async fn a_failover_that_was_interrupted_at_any_step_is_finished_or_undone() -> 
             interrupt(&cluster, shard, step, "before").await?;
             let id = format!("s{shard}");
             let done = cluster.shardctl_json(&["shard", "failover", &id, "--yes", "--json"]).await?;
-            ensure!(done["ready"] == true, "{step}: {done}");
+            expect!(done["ready"] == true, "{step}: {done}");
         }
         cluster.refresh_status().await?;
         let exchanged: Vec<(u16, u16)> = before.iter().map(|(primary, standby)| (*standby, *primary)).collect();
-        ensure!(ports(&cluster)? == exchanged, "{:?}", cluster.status());
+        expect!(ports(&cluster)? == exchanged, "{:?}", cluster.status());
         all_stream(&cluster)
     })
     .await?;
@@ -160,13 +160,13 @@ async fn a_shard_with_two_nodes_and_an_asynchronous_standby_survives_each_kind_o
     section("the active node is killed, and the database fails over", async {
         cluster.kill(Member::Node(0)).await?;
         let done = cluster.shardctl_json(&failover).await?;
-        ensure!(done["ready"] == true && done["primary_port"] == before[0].1, "{done}");
+        expect!(done["ready"] == true && done["primary_port"] == before[0].1, "{done}");
         cluster.wait_until_ready("both nodes are back", &[]).await
     })
     .await?;
     section("back", async {
         let done = cluster.shardctl_json(&failover).await?;
-        ensure!(done["ready"] == true && done["primary_port"] == before[0].0, "{done}");
+        expect!(done["ready"] == true && done["primary_port"] == before[0].0, "{done}");
         cluster.refresh_status().await.map(drop)
     })
     .await?;
@@ -215,11 +215,11 @@ async fn an_asynchronous_standby_that_lacks_payments_is_not_promoted_unless_the_
 
     let refused = cluster.shardctl(&["shard", "failover", "s0", "--yes"]).await?;
     for part in ["the stand-by of shard s0 lacks ", " bytes of the log in ", "Nothing was changed", "--accept-loss"] {
-        ensure!(refused.code == Some(1) && refused.stderr.contains(part), "{refused:?}");
+        expect!(refused.code == Some(1) && refused.stderr.contains(part), "{refused:?}");
     }
     let would = ["shard", "failover", "s0", "--accept-loss", "--dry-run", "--json"];
     let would = cluster.shardctl_json(&would).await?;
-    ensure!(would["bytes_behind"].as_u64().is_some_and(|bytes| bytes > 0), "{would}");
+    expect!(would["bytes_behind"].as_u64().is_some_and(|bytes| bytes > 0), "{would}");
     cluster.refresh_status().await?;
     ensure!(ports(&cluster)? == before, "the roles were exchanged: {:?}", cluster.status());
 

@@ -156,7 +156,7 @@ async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Map
     .await?;
     for state in &refused {
         // A router that serves an old map is ready nevertheless.
-        ensure!(state["status"] == "ready" && state["shard_map"]["version"] == 2, "{state}");
+        expect!(state["status"] == "ready" && state["shard_map"]["version"] == 2, "{state}");
         let line = state["shard_map"]["refused"]["line"].as_u64().context("no line")?;
         let text = broken.lines().nth(usize::try_from(line)?.saturating_sub(1)).unwrap_or_default();
         ensure!(text.starts_with("slots"), "line {line}, {text:?}, is not the broken line: {state}");
@@ -168,8 +168,8 @@ async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Map
     for router in &maps.cluster.status().routers {
         let url = format!("{}/admin/shard-map/reload", router.admin_url);
         let answer = maps.client.request(Method::POST, &url, None).await?;
-        ensure!(answer.status == 422 && answer.code() == "invalid_shard_map", "{}", answer.text());
-        ensure!(answer.text().contains("line "), "{}", answer.text());
+        expect!(answer.status == 422 && answer.code() == "invalid_shard_map", "{}", answer.text());
+        expect!(answer.text().contains("line "), "{}", answer.text());
     }
     Ok(())
 }
@@ -182,7 +182,7 @@ async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()> {
     maps.replace(&text)?;
     maps.wait_for_version(3).await?;
     for state in maps.ask_routers("/readyz?verbose").await? {
-        ensure!(state["shard_map"]["refused"].is_null(), "{state}");
+        expect!(state["shard_map"]["refused"].is_null(), "{state}");
     }
     ensure!(maps.gauges("shardledger_shard_map_last_reload_success").await?.iter().all(|value| *value == 1.0));
     Ok(())

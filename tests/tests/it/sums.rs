@@ -32,7 +32,7 @@ async fn batch(client: &Client, path: &str, member: &str, items: Vec<Value>) -> 
     let answer = client.post(0, path, &json!({ member: items })).await?;
     let results = answer["results"].as_array().with_context(|| answer.to_string())?;
     let bad = results.iter().find(|result| !result["code"].is_null());
-    ensure!(bad.is_none() && results.len() >= ACCOUNTS, "{bad:?}");
+    expect!(bad.is_none() && results.len() >= ACCOUNTS, "{bad:?}");
     Ok(())
 }
 
@@ -43,7 +43,7 @@ async fn pay_all(client: &Client) -> anyhow::Result<()> {
 }
 
 fn sum_of(answer: &Value) -> anyhow::Result<(String, u64)> {
-    ensure!(answer["partial"] == false, "{answer}");
+    expect!(answer["partial"] == false, "{answer}");
     let sum = &answer["data"][0];
     let posted = sum["posted"].as_str().with_context(|| answer.to_string())?;
     Ok((posted.to_owned(), sum["accounts"].as_u64().with_context(|| answer.to_string())?))
@@ -59,7 +59,7 @@ async fn a_sum_as_of_a_time_that_takes_long_keeps_no_other_read_waiting() -> any
     pay_all(&client).await?;
     // A time in the future means the time of the request.
     let then = client.get(0, "/v1/balances?prefix=payee:&at=2100-01-01T00:00:00Z").await?;
-    ensure!(sum_of(&then)? == ("600.00".to_owned(), ACCOUNTS as u64), "{then}");
+    expect!(sum_of(&then)? == ("600.00".to_owned(), ACCOUNTS as u64), "{then}");
     let at = then["at"].as_str().context("no time")?;
     pay_all(&client).await?;
     all_folded(&cluster).await?;
@@ -78,7 +78,7 @@ async fn a_sum_as_of_a_time_that_takes_long_keeps_no_other_read_waiting() -> any
         })
         .await?;
         let now = cluster.client().with_timeout(PATIENCE / 2).get(0, "/v1/balances?prefix=payee:").await?;
-        ensure!(sum_of(&now)? == ("1200.00".to_owned(), ACCOUNTS as u64), "{now}");
+        expect!(sum_of(&now)? == ("1200.00".to_owned(), ACCOUNTS as u64), "{now}");
         ensure!(client.get(0, &account_path(&payee(0))).await?["posted"] == "2.00");
         // A request with a shorter time limit is refused if its turn does not come.
         ends_early(&cluster, &path, &["before the shard's turn came"]).await?;
@@ -104,8 +104,8 @@ async fn ends_early(cluster: &Cluster, path: &str, expected: &[&str]) -> anyhow:
     let brief = cluster.client().with_timeout(Duration::from_secs(3)).call(0, Method::GET, path, None).await?;
     let problem = brief.json()?;
     let says = problem["detail"].as_str().unwrap_or_default();
-    ensure!(brief.status == 503 && problem["retryable"] == true && problem["executed"] == false, "{problem}");
-    ensure!(expected.iter().all(|expected| says.contains(expected)), "{problem}");
-    ensure!(brief.headers.contains_key("retry-after"), "{:?}", brief.headers);
+    expect!(brief.status == 503 && problem["retryable"] == true && problem["executed"] == false, "{problem}");
+    expect!(expected.iter().all(|expected| says.contains(expected)), "{problem}");
+    expect!(brief.headers.contains_key("retry-after"), "{:?}", brief.headers);
     Ok(())
 }

@@ -31,7 +31,7 @@ async fn a_test_killed_with_its_cluster_up_leaves_no_process_and_no_folder() -> 
     let mut words = words.split(' ');
     let folder = PathBuf::from(words.next().context("the victim did not print its folder")?);
     let processes: Vec<Process> = words.filter_map(|pid| Process::of(pid.parse().ok()?)).collect();
-    ensure!(folder.is_dir() && processes.len() == 4, "{folder:?} {processes:?}");
+    expect!(folder.is_dir() && processes.len() == 4, "{folder:?} {processes:?}");
 
     victim.process().kill().await?;
     all_gone(&folder, &processes).await?;
@@ -91,7 +91,7 @@ async fn ends_with_its_runner(
     })
     .await??;
     let processes: Vec<Process> = pids(&data).await?.into_iter().filter_map(Process::of).collect();
-    ensure!(data.is_dir() && !processes.is_empty(), "{data:?} {processes:?}");
+    expect!(data.is_dir() && !processes.is_empty(), "{data:?} {processes:?}");
 
     runner.process().kill().await?;
     all_gone(&data, &processes).await

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<()> {
     let seed = Seed::announce("tls");
     let mut cluster = Cluster::start_with_options(&["--tls"], 2, 2).await?;
-    ensure!(
+    expect!(
         cluster.status().routers.iter().all(|router| router.url.starts_with("https://")),
         "{:?}",
         cluster.status()
@@ -51,10 +51,10 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
 
     // A client without TLS is told what to do, and one that does not trust the authority refuses the router.
     let answer = Client::new(vec![plain.clone()]).call(0, Method::GET, "/v1/accounts", None).await?;
-    ensure!(answer.status == 400 && answer.text().contains("HTTPS"), "{} {}", answer.status, answer.text());
+    expect!(answer.status == 400 && answer.text().contains("HTTPS"), "{} {}", answer.status, answer.text());
     let stranger = Client::new(vec![url]).call(0, Method::GET, "/v1/accounts", None).await;
     let Err(error) = stranger else { bail!("a client without the authority was answered: {stranger:?}") };
-    ensure!(error.not_sent && error.reason.contains("UnknownIssuer"), "{error}");
+    expect!(error.not_sent && error.reason.contains("UnknownIssuer"), "{error}");
 
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
@@ -65,7 +65,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     cluster.shardctl_json(&["move", "plan", "--balance", "-o", plan, "--json"]).await?;
     cluster.shardctl_json(&["move", "apply", plan, "--json"]).await?;
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
-    ensure!(applied["moves"][0]["phase"] == "finished", "{applied}");
+    expect!(applied["moves"][0]["phase"] == "finished", "{applied}");
     let mut history = load.finish().await?;
     history.has_no_error()?;
     history.records.extend(opening.records);
@@ -77,16 +77,16 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     cluster.shardctl(&["account", "list"]).await?.successful()?;
     until("the cluster agrees", PATIENCE, async || {
         let doctor = cluster.shardctl(&["doctor"]).await?;
-        ensure!(doctor.code == Some(0), "{doctor:?}");
+        expect!(doctor.code == Some(0), "{doctor:?}");
         Ok(Some(()))
     })
     .await?;
     let refused = cluster.shardctl(&["account", "list", "--url", &plain]).await?;
-    ensure!(refused.code == Some(1) && refused.stderr.contains("https://"), "{refused:?}");
+    expect!(refused.code == Some(1) && refused.stderr.contains("https://"), "{refused:?}");
     let shown = cluster.shardctl_json(&["tls", "show", "--json"]).await?;
     let names: Vec<&str> =
         shown["certificates"].as_array().into_iter().flatten().filter_map(|it| it["name"].as_str()).collect();
-    ensure!(names == ["ca", "https", "node", "operator", "router"], "{shown}");
+    expect!(names == ["ca", "https", "node", "operator", "router"], "{shown}");
 
     // A restart keeps everything.
     cluster.down().await?;
@@ -151,9 +151,9 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
     ] {
         let refused = open_by_rpc(url, tls.as_ref(), account).await?;
         let Err(said) = refused else { bail!("{account}: the node has executed the operation") };
-        ensure!(said.contains(url) && said.contains(reason), "{account}: {said}");
+        expect!(said.contains(url) && said.contains(reason), "{account}: {said}");
         let answer = http.call(0, Method::GET, &account_path(account), None).await?;
-        ensure!(answer.status == 404, "{account}: {} {}", answer.status, answer.text());
+        expect!(answer.status == 404, "{account}: {} {}", answer.status, answer.text());
     }
 
     // Now only routers may call, so the name in the node's own certificate is not allowed.
@@ -170,8 +170,8 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
     .await?;
     let refused = open_by_rpc(url, Some(&mutual(&own, "node", &own)?), "name").await?;
     let Err(said) = refused else { bail!("the node has executed the operation") };
-    ensure!(said.contains("node.shardledger.internal") && said.contains("(router.shardledger.internal)"), "{said}");
-    ensure!(http.call(0, Method::GET, &account_path("name"), None).await?.status == 404);
+    expect!(said.contains("node.shardledger.internal") && said.contains("(router.shardledger.internal)"), "{said}");
+    http.call(0, Method::GET, &account_path("name"), None).await?.expect_status(404)?;
 
     // The node names the caller and the reason.
     let log = std::fs::read_to_string(cluster.data_dir().join("log").join("s0.log"))?;

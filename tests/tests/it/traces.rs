@@ -60,11 +60,11 @@ async fn one_trace_goes_from_the_gateway_through_the_router_to_the_commits_of_tw
     for _ in 0..2 {
         let unsampled = format!("00-{}-{GATEWAY}-00", Uuid::now_v7().simple());
         let answer = pay(&router.url(), &alice, &bob, Uuid::now_v7(), Some(&unsampled)).await?;
-        ensure!(answer.status == 201, "{}", answer.text());
+        answer.expect_status(201)?;
     }
     let id = Uuid::now_v7();
     let answer = pay(&router.url(), &alice, &bob, id, Some(&format!("00-{TRACE}-{GATEWAY}-01"))).await?;
-    ensure!(answer.status == 201, "{}", answer.text());
+    answer.expect_status(201)?;
 
     // The saga has three steps: reserve, decide and settle. Each is a call with its wait, a batch, and the three parts of the batch.
     let spans = collector.has(1 + 3 * (2 + 4)).await?;
@@ -75,7 +75,7 @@ async fn one_trace_goes_from_the_gateway_through_the_router_to_the_commits_of_tw
     };
 
     let request = collector::only(spans.iter().filter(|span| span.parent == GATEWAY).collect())?;
-    ensure!(request.name == "POST /v1/transfers" && request.service == "shardledger-router", "{request:?}");
+    expect!(request.name == "POST /v1/transfers" && request.service == "shardledger-router", "{request:?}");
     let transfer = id.to_string();
     for (key, value) in [
         ("http.request.method", "POST"),
@@ -86,29 +86,29 @@ async fn one_trace_goes_from_the_gateway_through_the_router_to_the_commits_of_tw
         ensure!(request.attribute(key) == Some(value), "{key} is not {value}: {request:?}");
     }
     let request_id = answer.headers["x-request-id"].to_str()?;
-    ensure!(request.attribute("shardledger.request_id") == Some(request_id), "{request:?}");
+    expect!(request.attribute("shardledger.request_id") == Some(request_id), "{request:?}");
 
     for (shard, steps) in [("s0", 2), ("s1", 1)] {
         let calls = within(request, &format!("call {shard}"));
         ensure!(calls.len() == steps, "{} calls of {shard}, not {steps}: {spans:?}", calls.len());
         for call in calls {
-            ensure!(call.service == "shardledger-router" && request.begun <= call.begun, "{call:?}");
+            expect!(call.service == "shardledger-router" && request.begun <= call.begun, "{call:?}");
             collector::only(within(call, "queue"))?;
             let batch = collector::only(within(call, "batch"))?;
-            ensure!(batch.service == "shardledger-node" && batch.shard.as_deref() == Some(shard), "{batch:?}");
+            expect!(batch.service == "shardledger-node" && batch.shard.as_deref() == Some(shard), "{batch:?}");
             let parts: Vec<&Recorded> = ["queue", "decide", "commit"]
                 .into_iter()
                 .map(|part| collector::only(within(batch, part)))
                 .collect::<anyhow::Result<_>>()?;
             ensure!(parts.iter().all(|part| part.lies_in(batch)), "{parts:?} of {batch:?}");
-            ensure!(parts.is_sorted_by_key(|part| part.begun), "{parts:?}");
+            expect!(parts.is_sorted_by_key(|part| part.begun), "{parts:?}");
         }
     }
 
     // A trace must not have accounts, amounts or metadata.
     for span in &spans {
         for secret in [alice.as_str(), bob.as_str(), "4.00"] {
-            ensure!(!span.attributes.iter().any(|(_, value)| value.contains(secret)), "{secret}: {span:?}");
+            expect!(!span.attributes.iter().any(|(_, value)| value.contains(secret)), "{secret}: {span:?}");
         }
     }
     drop(router);
@@ -124,16 +124,16 @@ async fn a_router_begins_traces_and_sends_the_last_spans_when_it_ends() -> anyho
     let config = RouterConfig::write(&folder, "router", &cluster.shard_map_path(), &settings(&collector.url()))?;
     let router = Router::start(&config).await?;
     let answer = pay(&router.url(), &alice, &bob, Uuid::now_v7(), None).await?;
-    ensure!(answer.status == 201, "{}", answer.text());
+    answer.expect_status(201)?;
     let refused = pay(&router.url(), "no account", &bob, Uuid::now_v7(), None).await?;
     router.process().terminate(ENDS_WITHIN).await?;
 
     let spans = collector.spans();
     let requests: Vec<_> = spans.iter().filter(|span| span.name == "POST /v1/transfers").collect();
-    ensure!(requests.len() == 2 && requests[0].trace != requests[1].trace, "{requests:?}");
-    ensure!(requests.iter().all(|request| request.parent.is_empty()), "{requests:?}");
+    expect!(requests.len() == 2 && requests[0].trace != requests[1].trace, "{requests:?}");
+    expect!(requests.iter().all(|request| request.parent.is_empty()), "{requests:?}");
     let code = requests.iter().find_map(|request| request.attribute("shardledger.code"));
-    ensure!(code == Some(refused.code().as_str()), "{requests:?}");
+    expect!(code == Some(refused.code().as_str()), "{requests:?}");
     cluster.finish().await
 }
 
@@ -144,11 +144,11 @@ async fn nothing_is_recorded_without_a_collector() -> anyhow::Result<()> {
     let router = &cluster.status().routers[0];
     let traceparent = format!("00-{TRACE}-{GATEWAY}-01");
     let answer = pay(&router.url, &alice, &bob, Uuid::now_v7(), Some(&traceparent)).await?;
-    ensure!(answer.status == 201, "{}", answer.text());
+    answer.expect_status(201)?;
     let nodes = cluster.status().shards.iter().map(|shard| shard.node_admin_url.clone());
     for url in [router.admin_url.clone()].into_iter().chain(nodes) {
         let counted = Counted::at(&url).await?;
-        ensure!(counted == Counted::default(), "{url}: {counted:?}");
+        expect!(counted == Counted::default(), "{url}: {counted:?}");
     }
     cluster.finish().await
 }
@@ -167,7 +167,7 @@ async fn payments_go_on_while_the_collector_is_dead() -> anyhow::Result<()> {
         let router = Router::start(&config).await?;
         for _ in 0..20 {
             let answer = pay(&router.url(), &alice, &bob, Uuid::now_v7(), None).await?;
-            ensure!(answer.status == 201, "{name}: {}", answer.text());
+            expect!(answer.status == 201, "{name}: {}", answer.text());
         }
         until("the router has counted the spans that it lost", PATIENCE, async || {
             let text = router.admin(Method::GET, "/metrics").await?.text();
@@ -191,7 +191,7 @@ async fn a_wrong_endpoint_is_an_error_of_the_configuration() -> anyhow::Result<(
     {
         let config = RouterConfig::write(&folder, name, &map, &settings(endpoint))?;
         let said = Router::start_refused(&config).await?;
-        ensure!(said.contains("traces.otlp_endpoint") && said.contains(word), "{said}");
+        expect!(said.contains("traces.otlp_endpoint") && said.contains(word), "{said}");
     }
     Ok(())
 }

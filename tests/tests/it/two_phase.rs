@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
 use http::Method;
 use serde_json::Value;
 use testkit::{
@@ -74,7 +73,7 @@ impl<'a> Bank<'a> {
         let id = Uuid::now_v7();
         let order = payment_body(id, debit, credit, amount);
         let answer = self.send("/v1/transfers", &order).await?;
-        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        expect!(matches!(answer.status, 200 | 201), "{}", answer.text());
         Ok(id)
     }
 
@@ -82,7 +81,7 @@ impl<'a> Bank<'a> {
         let (id, debit, credit) = (Uuid::now_v7(), debit.to_owned(), credit.to_owned());
         let order = hold_body(id, &debit, &credit, amount, seconds);
         let answer = self.send("/v1/holds", &order).await?;
-        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        expect!(matches!(answer.status, 200 | 201), "{}", answer.text());
         Ok(Held { id, debit, credit })
     }
 

@@ -90,7 +90,7 @@ async fn an_operation_that_slept_in_a_frozen_nodes_socket_is_not_carried_out() -
     node.freeze().await?;
     let id = Uuid::now_v7();
     let lost = client.pay(id, &bank, &alice, "5.00").await?;
-    ensure!(lost.status == 504, "{} {}", lost.status, lost.text());
+    lost.expect_status(504)?;
     // The freeze ends after about 3 s. HTTP/2 keep-alive closes a silent connection only after 4 s, so the call is still in the socket.
     tokio::time::sleep(Duration::from_secs(2)).await;
     node.thaw()?;
@@ -123,10 +123,10 @@ async fn a_silent_shard_gets_no_money_into_transit_and_leaves_the_others_alone()
     let (crossing, local) = tokio::join!(crossing, local);
     for answer in crossing {
         let answer = answer?;
-        ensure!(is_refused_for_now(&answer), "{} {}", answer.status, answer.text());
+        expect!(is_refused_for_now(&answer), "{} {}", answer.status, answer.text());
     }
     for answer in local {
-        ensure!(answer?.status == 201);
+        answer?.expect_status(201)?;
     }
     ensure!(begun.elapsed() < LIMIT, "the answers should come at once, not after {:?}", begun.elapsed());
     ensure!(sent_away(&cluster, 0).await? == reserved, "money was reserved");
@@ -155,13 +155,13 @@ async fn a_database_that_takes_no_writes_is_named_and_heals_by_itself() -> anyho
     let begun = Instant::now();
     for (debit, credit) in [(&bank, &bob), (&bob, &bank), (&bob, &carol)] {
         let answer = client.pay(Uuid::now_v7(), debit, credit, "1.00").await?;
-        ensure!(is_refused_for_now(&answer), "{} {}", answer.status, answer.text());
+        expect!(is_refused_for_now(&answer), "{} {}", answer.status, answer.text());
     }
-    ensure!(client.pay(Uuid::now_v7(), &bank, &carol, "1.00").await?.status == 201);
+    client.pay(Uuid::now_v7(), &bank, &carol, "1.00").await?.expect_status(201)?;
     ensure!(begun.elapsed() < LIMIT, "the answers should come at once, not after {:?}", begun.elapsed());
     ensure!(sent_away(&cluster, 0).await? == reserved, "money was reserved");
     let status = cluster.shardctl(&["status", "--json"]).await?;
-    ensure!(status.stdout.contains("default_transaction_read_only"), "{}", status.stdout);
+    expect!(status.stdout.contains("default_transaction_read_only"), "{}", status.stdout);
 
     for statement in ["ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"] {
         database::run(&server, statement).await?;
@@ -179,7 +179,7 @@ async fn each_payment_is_reversed_once_when_reversals_compete_for_the_money() ->
     let (alice, bob) = (client.open("s0", "alice", "unlimited").await?, client.open("s1", "bob", "0").await?);
     let payments: Vec<Uuid> = (0..PAYMENTS).map(|_| Uuid::now_v7()).collect();
     for answer in join_all(payments.iter().map(|id| client.pay(*id, &alice, &bob, "1.00"))).await {
-        ensure!(answer?.status == 201);
+        answer?.expect_status(201)?;
     }
     let reverse = async |payment: &Uuid| {
         let path = transfer_path(*payment, &alice, "/reverse");
@@ -197,6 +197,6 @@ async fn each_payment_is_reversed_once_when_reversals_compete_for_the_money() ->
         }
     }
     ensure!((posted, refused) == (PAYMENTS, PAYMENTS), "{posted} posted, {refused} refused");
-    ensure!(client.posted(&bob).await? == "0.00", "{}", client.posted(&bob).await?);
+    expect!(client.posted(&bob).await? == "0.00", "{}", client.posted(&bob).await?);
     cluster.verify_and_finish().await
 }

@@ -214,16 +214,16 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
     ensure!(verify(&[], both).await?.code == Some(0));
 
     let one = verify(&[], &[("s0", 0)]).await?;
-    ensure!(one.code == Some(3), "{one:?}");
+    expect!(one.code == Some(3), "{one:?}");
     let named = "is known to s0 (map version 1) and was not checked: give its --dsn";
-    ensure!(one.stdout.lines().any(|line| line.contains("shard s1") && line.contains(named)), "{}", one.stdout);
+    expect!(one.stdout.lines().any(|line| line.contains("shard s1") && line.contains(named)), "{}", one.stdout);
 
     // `verify` checks nothing if a database belongs to another shard than the one that the argument names.
     let other = uuid::Uuid::now_v7().to_string();
     let is_refused = async |targets: &[(&str, usize)], words: &[&str]| {
         let output = verify(&[], targets).await?;
-        ensure!(output.code == Some(1) && output.stdout.is_empty(), "{output:?}");
-        ensure!(words.iter().all(|word| output.stderr.contains(word)), "{words:?}: {}", output.stderr);
+        expect!(output.code == Some(1) && output.stdout.is_empty(), "{output:?}");
+        expect!(words.iter().all(|word| output.stderr.contains(word)), "{words:?}: {}", output.stderr);
         anyhow::Ok(())
     };
     is_refused(&[("s0", 1), ("s1", 0)], &["given for s0 is s1", "given for s1 is s0"]).await?;
@@ -236,14 +236,14 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
 
     ensure!(verify(&[("PGSSLMODE", "require"), ("PGHOST", "192.0.2.1")], both).await?.code == Some(0));
     let options = verify(&[("PGOPTIONS", "-c search_path=elsewhere")], both).await?;
-    ensure!(options.code == Some(1) && options.stderr.contains("PGOPTIONS is set in the environment"), "{options:?}");
+    expect!(options.code == Some(1) && options.stderr.contains("PGOPTIONS is set in the environment"), "{options:?}");
 
     // `verify` ended each of its connections with a termination message. The services keep theirs open.
     for shard in &cluster.status().shards {
         let log = cluster.data_dir().join("log").join(format!("postgres-{}.log", shard.id));
         let log = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;
         let broken_off = log.lines().find(|line| line.contains("unexpected EOF on client connection"));
-        ensure!(broken_off.is_none(), "{broken_off:?}");
+        expect!(broken_off.is_none(), "{broken_off:?}");
     }
     cluster.finish().await
 }

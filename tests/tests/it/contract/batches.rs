@@ -155,7 +155,7 @@ async fn tell_with(stage: &Stage, story: &Story, placement: usize) -> anyhow::Re
     };
     let expected: Vec<String> = story.items.iter().map(|(_, result)| (*result).to_owned()).collect();
     let found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
-    ensure!(found == expected, "{found:#?}");
+    expect!(found == expected, "{found:#?}");
     // The batch, sent again, is answered with the stored results, and no money moves.
     let replayed =
         |result: &String| if result.starts_with("failed") { result.clone() } else { format!("{result} replayed") };
@@ -189,7 +189,7 @@ pub fn results(body: &Value, items: &[Value]) -> anyhow::Result<Vec<String>> {
         .zip(items)
         .map(|(result, item)| {
             ensure!(result["id"] == item["id"], "{result} for {item}");
-            ensure!(result["code"].is_string() == result["detail"].is_string(), "{result}");
+            expect!(result["code"].is_string() == result["detail"].is_string(), "{result}");
             let words = ["status", "code", "side", "field"].iter().filter_map(|name| result[*name].as_str());
             let replayed = (result["replayed"] == true).then_some("replayed");
             Ok(words.chain(replayed).collect::<Vec<_>>().join(" "))

@@ -55,9 +55,9 @@ impl Caller<'_> {
     /// Sends a `GET` for CSV, whose answer must be 200.
     pub async fn csv(&self, path: &str) -> anyhow::Result<CsvAnswer> {
         let TextReply { status, headers, body } = self.text(path, "text/csv").await?;
-        ensure!(status == 200, "{path}: {status} {body}");
+        expect!(status == 200, "{path}: {status} {body}");
         let media_type = headers.get("content-type").context("no content type")?;
-        ensure!(media_type == CSV, "{path}: {media_type:?}");
+        expect!(media_type == CSV, "{path}: {media_type:?}");
         ensure!(body.ends_with("\r\n"), "{path}: the last line does not end with CRLF: {body:?}");
         let mut reader = csv::ReaderBuilder::new().terminator(csv::Terminator::CRLF).from_reader(body.as_bytes());
         let header = reader.headers()?.iter().map(str::to_owned).collect();
@@ -71,7 +71,7 @@ impl Caller<'_> {
         loop {
             let page = self.get(&format!("{path}{cursor}")).await?;
             found.extend(items(&page)?.iter().cloned());
-            ensure!(page["has_more"] == page["next_cursor"].is_string(), "{path}: {page}");
+            expect!(page["has_more"] == page["next_cursor"].is_string(), "{path}: {page}");
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => return Ok(found),

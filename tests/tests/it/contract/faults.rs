@@ -138,10 +138,10 @@ async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed
         send(Call::get(&format!("/v1/accounts{query}"))).await?.expect(unavailable)?;
     }
     let sums = send(sums_of(&here)).await?.expect("200")?.body;
-    ensure!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{LOST}")]), "{sums}");
-    ensure!(sums["data"][0]["posted"] == "10.00" && sums["data"][0]["accounts"] == 1, "{sums}");
+    expect!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{LOST}")]), "{sums}");
+    expect!(sums["data"][0]["posted"] == "10.00" && sums["data"][0]["accounts"] == 1, "{sums}");
     let sums = send(sums_of(&there[0])).await?.expect("200")?.body;
-    ensure!(sums["partial"] == true && sums["data"] == json!([]), "{sums}");
+    expect!(sums["partial"] == true && sums["data"] == json!([]), "{sums}");
     // Without the shard, no router can know that there is no such transfer.
     send(Call::get(&format!("/v1/transfers/{}", Uuid::now_v7()))).await?.expect(unavailable)?;
     // Transfers that do not need the shard are posted.
@@ -153,7 +153,7 @@ async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed
     ];
     let batch = send(Call::post("/v1/transfers:batch", &json!({"transfers": items}))).await?.expect("200")?;
     let found = results(&batch.body, &items)?;
-    ensure!(found == ["posted", "failed shard_unavailable", "posted"], "{found:?}");
+    expect!(found == ["posted", "failed shard_unavailable", "posted"], "{found:?}");
     // The router knows that it cannot reach the shard, so it reserves no money for the shard.
     let crossing = order(&here, &there[0], "1", "USD");
     send(crossing.clone()).await?.expect(unavailable)?;
@@ -188,10 +188,10 @@ async fn a_shard_that_does_not_answer_leaves_an_outcome_unknown_until_it_is_back
     node.thaw()?;
     let (pending, unknown) = (pending?.expect("202 pending")?, unknown?.expect("504 outcome_unknown")?);
     let sums = sums?.expect("200")?.body;
-    ensure!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{SILENT}")]), "{sums}");
+    expect!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{SILENT}")]), "{sums}");
     list?.expect("503 shard_unavailable")?;
-    ensure!(unknown.body["transfer_id"] == local["id"], "{}", unknown.body);
-    ensure!(
+    expect!(unknown.body["transfer_id"] == local["id"], "{}", unknown.body);
+    expect!(
         pending.body["posted_at"].is_null() && pending.body["debit_account"]["posted"] == "9.00",
         "{}",
         pending.body
@@ -215,6 +215,6 @@ async fn ends(stage: &Stage, body: &Value, location: &str) -> anyhow::Result<()>
     })
     .await?;
     let replay = stage.api.expect(Call::post("/v1/transfers", body), "200 posted replayed").await?;
-    ensure!(replay.body["posted_at"].is_string(), "{}", replay.body);
+    expect!(replay.body["posted_at"].is_string(), "{}", replay.body);
     Ok(())
 }

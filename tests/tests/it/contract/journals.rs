@@ -57,7 +57,7 @@ async fn write(stage: &Stage, other_shard: Shard) -> anyhow::Result<Journal> {
             stage.api.expect(Call::post("/v1/transfers:batch", &serde_json::json!({"transfers": items})), "200");
         let reply = reply.await?.body;
         let results = reply["results"].as_array().context("no results")?;
-        ensure!(results.iter().all(|result| result["status"] == "posted"), "{reply}");
+        expect!(results.iter().all(|result| result["status"] == "posted"), "{reply}");
     }
     let page = page(stage, &account, "order=asc&limit=500").await?;
     ensure!(page["has_more"] == false && page["next_cursor"].is_null(), "the journal should have one page: {page}");
@@ -78,8 +78,8 @@ fn adds_up(journal: &Journal) -> anyhow::Result<()> {
     for (index, entry) in journal.entries.iter().enumerate() {
         ensure!(entry["version"] == index + 1, "version of entry {index}: {entry}");
         let is_transfer = ["posted", "reserved", "compensated"].iter().any(|kind| entry["kind"] == *kind);
-        ensure!(is_transfer == entry["transfer_id"].is_string(), "{entry}");
-        ensure!(!is_transfer || entry["counterparty"] == journal.other.as_str(), "{entry}");
+        expect!(is_transfer == entry["transfer_id"].is_string(), "{entry}");
+        expect!(!is_transfer || entry["counterparty"] == journal.other.as_str(), "{entry}");
         posted += minor(&entry["amount"])?;
         ensure!(minor(&entry["posted"])? == posted && entry["held"] == "0.00", "should hold {posted}: {entry}");
     }
@@ -110,7 +110,7 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
             let found = page(stage, &journal.account, &format!("{order}&limit={PAGE}{cursor}")).await?;
             let data = found["data"].as_array().context("no data")?;
             walked.extend(data.iter().cloned());
-            ensure!(found["has_more"] == found["next_cursor"].is_string(), "{found}");
+            expect!(found["has_more"] == found["next_cursor"].is_string(), "{found}");
             let Some(next) = found["next_cursor"].as_str() else { break };
             ensure!(data.len() == PAGE, "a short page before the end: {found}");
             ensure!(walked.len() < 2 * journal.entries.len(), "the pages do not end");
@@ -129,7 +129,7 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
     }
     let by_default = page(stage, &journal.account, "").await?;
     let data = by_default["data"].as_array().context("no data")?;
-    ensure!(data.len() == 50 && data[0]["version"].as_i64() > data[49]["version"].as_i64(), "{by_default}");
+    expect!(data.len() == 50 && data[0]["version"].as_i64() > data[49]["version"].as_i64(), "{by_default}");
     Ok(())
 }
 
@@ -144,14 +144,14 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         .collect();
     ensure!(!within.is_empty(), "nothing between {from} and {to}");
     let found = page(stage, &journal.account, &format!("order=asc&limit=500&from={from}&to={to}")).await?;
-    ensure!(found["data"].as_array().is_some_and(|data| data.iter().eq(within.iter().copied())), "{found}");
+    expect!(found["data"].as_array().is_some_and(|data| data.iter().eq(within.iter().copied())), "{found}");
     let found = page(stage, &journal.account, &format!("limit=500&from={from}&to={to}")).await?;
-    ensure!(found["data"].as_array().is_some_and(|data| data.iter().rev().eq(within.iter().copied())), "{found}");
+    expect!(found["data"].as_array().is_some_and(|data| data.iter().rev().eq(within.iter().copied())), "{found}");
     for empty in
         [format!("from={to}&to={from}"), "to=2001-01-01T00:00:00Z".to_owned(), "from=2999-01-01T00:00:00Z".to_owned()]
     {
         let found = page(stage, &journal.account, &empty).await?;
-        ensure!(found["data"] == serde_json::json!([]) && found["has_more"] == false, "{empty}: {found}");
+        expect!(found["data"] == serde_json::json!([]) && found["has_more"] == false, "{empty}: {found}");
     }
     // The same moment with another offset gives the same entry. Then the test reads the window in pages.
     let elsewhere = from.replace('Z', "-00:00");
@@ -175,7 +175,7 @@ async fn balances(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         anyhow::Ok(stage.api.expect(Call::get(&path), "200").await?.body)
     };
     let before = at("2001-01-01T00:00:00Z").await?;
-    ensure!(before["version"] == 0 && before["posted"] == "0.00" && before["available"] == "0.00", "{before}");
+    expect!(before["version"] == 0 && before["posted"] == "0.00" && before["available"] == "0.00", "{before}");
     for index in (0..journal.entries.len()).step_by(11) {
         let time = journal.entries[index]["created_at"].as_str().unwrap_or_default();
         let last = journal.entries.iter().rfind(|entry| entry["created_at"] == time).context("no entry")?;
@@ -183,7 +183,7 @@ async fn balances(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         for member in ["version", "posted", "held"] {
             ensure!(balance[member] == last[member], "{member} at {time}: {balance}, the entry is {last}");
         }
-        ensure!(balance["at"] == time && balance["account"] == journal.account.as_str(), "{balance}");
+        expect!(balance["at"] == time && balance["account"] == journal.account.as_str(), "{balance}");
     }
     let path = account_path(&journal.account);
     let now = stage.api.expect(Call::get(&format!("{path}/balance")), "200").await?.body;

@@ -143,18 +143,18 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     let Setting { shop, rival, operator, shop_till, shop_safe, rival_till, .. } = &setting;
     let (own, paid, held) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
     let ordered = setting.order(shop, own, shop_till, shop_safe, "10.00").await?.expect("201 posted")?;
-    ensure!(ordered.body["ordered_by"] == "shop", "{}", ordered.body);
+    expect!(ordered.body["ordered_by"] == "shop", "{}", ordered.body);
     // A replay with another key names the first one.
     let again = setting.order(operator, own, shop_till, shop_safe, "10.00").await?.expect("200 posted replayed")?;
-    ensure!(again.body["ordered_by"] == "shop", "{}", again.body);
+    expect!(again.body["ordered_by"] == "shop", "{}", again.body);
     setting.order(operator, paid, shop_till, rival_till, "1.00").await?.expect("201 posted")?;
 
     let hold = json!({"id": held, "debit": shop_till, "credit": rival_till, "amount": "5.00", "asset": "EUR"});
     let placed = setting.send(Call::post("/v1/holds", &hold), operator).await?.expect("201 held")?;
-    ensure!(placed.body["ordered_by"] == "operator" && placed.body["ended_by"].is_null(), "{}", placed.body);
+    expect!(placed.body["ordered_by"] == "operator" && placed.body["ended_by"].is_null(), "{}", placed.body);
     let release = Call::post(&format!("/v1/holds/{held}/release"), &json!({}));
     let released = setting.send(release, shop).await?.expect("200 released")?;
-    ensure!(released.body["ordered_by"] == "operator" && released.body["ended_by"] == "shop", "{}", released.body);
+    expect!(released.body["ordered_by"] == "operator" && released.body["ended_by"] == "shop", "{}", released.body);
     let freeze = Call::patch(&account_path(shop_safe), &json!({"status": "frozen"}));
     setting.send(freeze, operator).await?.expect("200 frozen")?;
 
@@ -165,7 +165,7 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
         (shop, format!("/v1/transfers/{own}"), json!("shop")),
     ] {
         let seen = setting.send(Call::get(&path), secret).await?.expect("200 posted")?;
-        ensure!(seen.body["ordered_by"] == expected, "{path}: {}", seen.body);
+        expect!(seen.body["ordered_by"] == expected, "{path}: {}", seen.body);
     }
     let names = async |account: &str, secret: &Secret| -> anyhow::Result<Vec<String>> {
         let page =
@@ -180,9 +180,9 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     let till = names(shop_till, shop).await?;
     let payee = names(rival_till, rival).await?;
     let safe = names(shop_safe, shop).await?;
-    ensure!(payee.iter().all(|entry| entry.ends_with(" null") || entry.starts_with("opened")), "{payee:?}");
-    ensure!(till.iter().filter(|entry| entry.ends_with("\"shop\"")).count() == 2, "{till:?}");
-    ensure!(safe.iter().any(|entry| entry.ends_with("\"operator\"")), "{safe:?}");
+    expect!(payee.iter().all(|entry| entry.ends_with(" null") || entry.starts_with("opened")), "{payee:?}");
+    expect!(till.iter().filter(|entry| entry.ends_with("\"shop\"")).count() == 2, "{till:?}");
+    expect!(safe.iter().any(|entry| entry.ends_with("\"operator\"")), "{safe:?}");
 
     // Each row that a client's request wrote has the name, on both sides of a transfer between shards.
     let mut found = Vec::new();
@@ -199,10 +199,10 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
         (held, BookingKind::HoldPlaced, "operator"),
         (held, BookingKind::HoldReleased, "shop"),
     ] {
-        ensure!(found.contains(&(id, first, name.to_owned())), "{id} {first:?}: {found:?}");
+        expect!(found.contains(&(id, first, name.to_owned())), "{id} {first:?}: {found:?}");
     }
     let of_paid: Vec<_> = found.iter().filter(|(id, kind, _)| *id == paid && *kind != BookingKind::Settled).collect();
-    ensure!(!of_paid.is_empty() && of_paid.iter().all(|(_, _, name)| name == "operator"), "{found:?}");
+    expect!(!of_paid.is_empty() && of_paid.iter().all(|(_, _, name)| name == "operator"), "{found:?}");
     setting.finish().await
 }
 
@@ -252,10 +252,10 @@ async fn what_a_url_names_of_another_tenant_is_answered_as_if_it_did_not_exist()
         };
         let real = setting.send(call(&path), rival).await?;
         let unreal = setting.send(call(&missing), rival).await?;
-        ensure!(real.status == 404, "{method} {path}: {}", real.body);
+        expect!(real.status == 404, "{method} {path}: {}", real.body);
         let real = form(&real, &[&paid.to_string(), &held.to_string(), shop_till]);
         let unreal = form(&unreal, &[&unused.to_string(), &none, shop_till]);
-        ensure!(real == unreal, "{method} {path}\n  {real}\n  {unreal}");
+        expect!(real == unreal, "{method} {path}\n  {real}\n  {unreal}");
     }
     setting.finish().await
 }
@@ -314,7 +314,7 @@ async fn accounts_of_another_tenant_are_neither_opened_nor_changed() -> anyhow::
     let collector = Secret::generate()?;
     let entry = setting.tenant("collector", &collector, "");
     let own = format!("debit = [\"{{collector{}}}:\"]", setting.stage.word());
-    ensure!(entry.contains(&own), "{entry}");
+    expect!(entry.contains(&own), "{entry}");
     let keys = setting.operator_entry()
         + &setting.tenant("shop", shop, "")
         + &setting.tenant("rival", rival, "")
@@ -334,7 +334,7 @@ async fn lists_and_sums_have_the_tenants_own_accounts_only() -> anyhow::Result<(
     let own = setting.send(Call::get("/v1/accounts"), rival).await?.expect("200")?;
     let ids: Vec<&Value> =
         own.body["data"].as_array().context("data")?.iter().map(|account| &account["id"]).collect();
-    ensure!(ids == [rival_safe, rival_till], "{ids:?}");
+    expect!(ids == [rival_safe, rival_till], "{ids:?}");
     let page = setting.send(Call::get("/v1/accounts?limit=1"), shop).await?.expect("200")?;
     let cursor = page.body["next_cursor"].as_str().context("a second page")?;
     let (shops, rivals) = (escaped(shop_till).replace("till", ""), escaped(rival_till).replace("till", "t"));
@@ -348,7 +348,7 @@ async fn lists_and_sums_have_the_tenants_own_accounts_only() -> anyhow::Result<(
         setting.send(Call::get(&path), rival).await?.expect(expected)?;
     }
     let sums = setting.send(Call::get("/v1/balances"), rival).await?.expect("200")?;
-    ensure!(sums.body["data"][0]["posted"] == "101.00" && sums.body["data"][0]["accounts"] == 2, "{}", sums.body);
+    expect!(sums.body["data"][0]["posted"] == "101.00" && sums.body["data"][0]["accounts"] == 2, "{}", sums.body);
     setting.finish().await
 }
 
@@ -361,9 +361,9 @@ async fn a_payment_between_tenants_is_seen_by_both_and_reversed_by_neither() -> 
     let read = |id: Uuid| Call::get(&format!("/v1/transfers/{id}"));
     setting.order(operator, paid, shop_till, rival_till, "1.00").await?.expect("201 posted")?;
     let payee = setting.send(read(paid), rival).await?.expect("200 posted")?;
-    ensure!(payee.body["debit_account"].is_null() && payee.body["amount"] == "1.00", "{}", payee.body);
+    expect!(payee.body["debit_account"].is_null() && payee.body["amount"] == "1.00", "{}", payee.body);
     let payer = setting.send(read(paid), shop).await?.expect("200 posted")?;
-    ensure!(payer.body["debit_account"]["available"].is_string(), "{}", payer.body);
+    expect!(payer.body["debit_account"]["available"].is_string(), "{}", payer.body);
     // A reversal debits the rival's account, which the shop must not debit, and credits the shop's account, which the rival must not
     // credit.
     let reverse = Call::post(&format!("/v1/transfers/{paid}/reverse"), &json!({"id": Uuid::now_v7()}));
@@ -389,7 +389,7 @@ async fn an_id_that_two_tenants_use_is_ambiguous_for_neither_of_them() -> anyhow
     let read = || Call::get(&format!("/v1/transfers/{id}"));
     for (secret, debit) in [(shop, shop_till), (rival, rival_till)] {
         let found = setting.send(read(), secret).await?.expect("200 posted")?;
-        ensure!(found.body["debit"] == *debit, "{}", found.body);
+        expect!(found.body["debit"] == *debit, "{}", found.body);
     }
     setting.send(read(), operator).await?.expect("409 ambiguous_id")?;
 
@@ -440,7 +440,7 @@ async fn a_request_without_a_known_key_is_refused() -> anyhow::Result<()> {
         Call::get("/v1/nothing"),
     ] {
         let reply = api.send(call).await?.expect("401 unauthenticated")?;
-        ensure!(reply.header("www-authenticate") == "Bearer", "{:?}", reply.headers);
+        expect!(reply.header("www-authenticate") == "Bearer", "{:?}", reply.headers);
     }
     // Two values are refused, because a proxy on the way may have judged the other one.
     let twice = Call::get(&own).key(shop).key(rival);
@@ -491,7 +491,7 @@ async fn a_key_beyond_its_rate_is_refused() -> anyhow::Result<()> {
         }
     }
     let refused = refused.context("no request was refused for its rate")?.expect("429 rate_limited")?;
-    ensure!(refused.header("retry-after") == "1" && refused.body["executed"] == false, "{}", refused.body);
+    expect!(refused.header("retry-after") == "1" && refused.body["executed"] == false, "{}", refused.body);
     setting.send(Call::get(&account_path(shop_till)), shop).await?.expect("200 open")?;
     setting.finish().await
 }
@@ -541,6 +541,6 @@ async fn a_router_without_keys_refuses_to_listen_beyond_loopback() -> anyhow::Re
     let config = RouterConfig::write(&folder, "open", &map, "")?;
     config.edit(|text| text.replace("127.0.0.1", "0.0.0.0"))?;
     let said = Router::start_refused(&config).await?;
-    ensure!(said.contains("keys.path") && said.contains("keys.allow_unauthenticated"), "{said}");
+    expect!(said.contains("keys.path") && said.contains("keys.allow_unauthenticated"), "{said}");
     Ok(())
 }

@@ -115,7 +115,7 @@ impl Description {
             && (value.is_object() || value.is_array())
         {
             let misfits: Vec<_> = choices.iter().map_while(|choice| self.fits(choice, value, place).err()).collect();
-            ensure!(
+            expect!(
                 misfits.len() < choices.len(),
                 "{}",
                 misfits.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("; or ")

@@ -39,7 +39,7 @@ async fn an_account_is_opened_once() -> anyhow::Result<()> {
     spelt_otherwise["overdraft"] = json!("5.00");
     for again in [&body, &spelt_otherwise] {
         let again = stage.api.expect(Call::post("/v1/accounts", again), "200 open replayed").await?;
-        ensure!(again.body == opened.body, "{}", again.body);
+        expect!(again.body == opened.body, "{}", again.body);
     }
     for (field, value) in [
         ("asset", json!("EUR")),
@@ -58,7 +58,7 @@ async fn an_account_is_opened_once() -> anyhow::Result<()> {
     let id = stage.name(1)?;
     let bare = json!({"id": id, "asset": "JPY"});
     let opened = stage.api.expect(Call::post("/v1/accounts", &bare), "201 open").await?.body;
-    ensure!(opened["overdraft"] == "0" && opened["max_balance"].is_null() && opened["available"] == "0", "{opened}");
+    expect!(opened["overdraft"] == "0" && opened["max_balance"].is_null() && opened["available"] == "0", "{opened}");
     let spelt_out = json!({"id": id, "asset": "JPY", "overdraft": "0", "max_balance": null, "metadata": {}});
     stage.api.expect(Call::post("/v1/accounts", &spelt_out), "200 open replayed").await?;
     stage.finish().await
@@ -195,7 +195,7 @@ async fn a_batch_answers_each_of_its_accounts() -> anyhow::Result<()> {
         "failed account_exists overdraft",
         "created",
     ];
-    ensure!(results == expected, "{results:?}");
+    expect!(results == expected, "{results:?}");
     let ids = reply["results"].as_array().into_iter().flatten().map(|result| &result["id"]);
     let ordered = body["accounts"].as_array().into_iter().flatten().map(|account| &account["id"]);
     ensure!(ids.eq(ordered), "the results do not have the ids of the items in order: {reply}");

@@ -84,7 +84,7 @@ impl History {
             }
             let answer = caller.post("/v1/transfers:batch", &json!({"transfers": batch}), "200").await?;
             let results = answer["results"].as_array().context("no results")?;
-            ensure!(results.iter().all(|result| result["status"] == "posted"), "{answer}");
+            expect!(results.iter().all(|result| result["status"] == "posted"), "{answer}");
             let hold = json!({"id": Uuid::now_v7(), "debit": format!("{shop}0"), "credit": format!("{bank}0"), "amount": "3.00",
                 "asset": "EUR", "metadata": {"round": round.to_string()}});
             let hold = caller.post("/v1/holds", &hold, "201 held").await?;
@@ -118,15 +118,15 @@ async fn entries_of_both_accounts_have_the_metadata_of_their_transfer() -> anyho
         for account in [debit, credit] {
             let entry = history.statements[account].iter().find(|entry| entry["transfer_id"] == id.to_string());
             let entry = entry.with_context(|| format!("no entry of {id} for {account}"))?;
-            ensure!(entry["metadata"]["round"] == round, "{account}: {entry}");
+            expect!(entry["metadata"]["round"] == round, "{account}: {entry}");
         }
     }
     let first_of = |prefix: &str| &history.statements[&format!("{prefix}0")];
     let holds = first_of(&history.shop).iter().filter(|entry| entry["kind"] == "held");
     let rounds: Vec<&Value> = holds.map(|entry| &entry["metadata"]["round"]).collect();
-    ensure!(rounds == ["0", "1", "2", "3", "4", "5"], "{rounds:?}");
+    expect!(rounds == ["0", "1", "2", "3", "4", "5"], "{rounds:?}");
     let opened = &first_of(&history.bank)[0];
-    ensure!(opened["kind"] == "opened" && opened.get("metadata").is_none(), "{opened}");
+    expect!(opened["kind"] == "opened" && opened.get("metadata").is_none(), "{opened}");
     stage.finish().await
 }
 
@@ -145,11 +145,11 @@ async fn accounts_and_sums_at_an_instant_are_what_the_statements_say() -> anyhow
     let mut seen = 0;
     for account in items(&now)? {
         let Some(entries) = history.statements.get(text(account, "id")?) else { continue };
-        ensure!(entries.last().is_some_and(|newest| newest["version"] == account["version"]), "{account}");
+        expect!(entries.last().is_some_and(|newest| newest["version"] == account["version"]), "{account}");
         seen += 1;
     }
     ensure!(seen == history.statements.len(), "{seen} of {} accounts are listed", history.statements.len());
-    ensure!(now["at"].as_str() < Some("2100"), "{}", now["at"]);
+    expect!(now["at"].as_str() < Some("2100"), "{}", now["at"]);
     stage.finish().await
 }
 
@@ -179,12 +179,12 @@ impl History {
             .map(|one| json!([one["id"], one["posted"], one["held"], one["version"], one["updated_at"]]))
             .collect();
         ensure!(found == expected, "{then}\n expected {expected:?}");
-        ensure!(then["accounts"] == expected.len() && then["at"] == at, "{}, {}", then["accounts"], then["at"]);
+        expect!(then["accounts"] == expected.len() && then["at"] == at, "{}, {}", then["accounts"], then["at"]);
 
         let sums = caller.get(&format!("/v1/balances?at={at}&prefix={prefix}")).await?;
-        ensure!(sums["at"] == at && sums["partial"] == false, "{sums}");
+        expect!(sums["at"] == at && sums["partial"] == false, "{sums}");
         match items(&sums)?.as_slice() {
-            [] => ensure!(expected.is_empty(), "{sums}"),
+            [] => expect!(expected.is_empty(), "{sums}"),
             [sum] => {
                 let sum = (cents(&sum["posted"])?, cents(&sum["held"])?, sum["accounts"].as_u64());
                 ensure!(sum == (posted, held, Some(expected.len() as u64)), "{sums}, not {posted} and {held}");
@@ -245,15 +245,15 @@ async fn a_list_of_transfers_has_each_once_and_in_the_order_of_the_statement() -
     for listed in items(&page)? {
         let path = format!("/v1/transfers/{}?debit={}", text(listed, "id")?, escaped(text(listed, "debit")?));
         let (read, listed) = (without_steps(caller.read(&path, "200 posted").await?), without_steps(listed.clone()));
-        ensure!(read == listed, "{listed}\n {read}");
+        expect!(read == listed, "{listed}\n {read}");
     }
 
     let holds = format!("/v1/holds?account={}", escaped(&format!("{}0", history.shop)));
     let all = caller.walk(&format!("{holds}&limit=4")).await?;
     let rounds: Vec<&Value> = all.iter().map(|hold| &hold["metadata"]["round"]).collect();
-    ensure!(rounds == ["5", "4", "3", "2", "1", "0"], "{rounds:?}");
+    expect!(rounds == ["5", "4", "3", "2", "1", "0"], "{rounds:?}");
     let some = caller.get(&format!("{holds}&metadata=round=2&status=held")).await?;
-    ensure!(items(&some)?.len() == 1 && some["data"][0]["metadata"]["round"] == "2", "{some}");
+    expect!(items(&some)?.len() == 1 && some["data"][0]["metadata"]["round"] == "2", "{some}");
     let of_payee = caller.get(&format!("/v1/holds?account={}0", history.bank)).await?;
     ensure!(items(&of_payee)?.is_empty(), "holds are listed for their credit account: {of_payee}");
     stage.finish().await
@@ -324,10 +324,10 @@ async fn a_request_that_finds_nothing_ends_with_a_cursor() -> anyhow::Result<()>
     for account in [&payer, &payee] {
         let path = format!("/v1/transfers?account={}&metadata=needle", escaped(account));
         let first = caller.get(&path).await?;
-        ensure!(items(&first)?.is_empty() && first["has_more"] == true, "{first}");
+        expect!(items(&first)?.is_empty() && first["has_more"] == true, "{first}");
         let second = caller.get(&format!("{path}&cursor={}", text(&first, "next_cursor")?)).await?;
-        ensure!(items(&second)?.len() == 1 && second["data"][0]["id"] == needle["id"], "{second}");
-        ensure!(second["has_more"] == false, "{second}");
+        expect!(items(&second)?.len() == 1 && second["data"][0]["id"] == needle["id"], "{second}");
+        expect!(second["has_more"] == false, "{second}");
     }
     stage.finish().await
 }

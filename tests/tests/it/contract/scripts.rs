@@ -341,9 +341,9 @@ impl Actors<'_> {
             other => bail!("`see` knows no {other}"),
         };
         let reply = self.stage.api.send(Call::get(&path)).await?;
-        ensure!(reply.status == 200, "{}", reply.body);
+        expect!(reply.status == 200, "{}", reply.body);
         if what == "payment" && reply.body["reversed_amount"].is_string() {
-            ensure!(reply.body["reversed_by"].as_array().is_some_and(|ids| !ids.is_empty()), "{}", reply.body);
+            expect!(reply.body["reversed_by"].as_array().is_some_and(|ids| !ids.is_empty()), "{}", reply.body);
         }
         let words: Vec<&str> = members.iter().filter_map(|member| reply.body[member].as_str()).collect();
         Ok(words.join(" "))

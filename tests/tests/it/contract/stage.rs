@@ -150,7 +150,7 @@ impl Stage {
             ensure!(metrics.contains("shardledger_"), "{admin} has no metrics: {metrics}");
             let panics = metrics.lines().filter(|line| line.starts_with("shardledger_task_panics_total"));
             let panics: Vec<&str> = panics.filter(|line| !line.ends_with(" 0")).collect();
-            ensure!(panics.is_empty(), "{admin}: {panics:?}");
+            expect!(panics.is_empty(), "{admin}: {panics:?}");
         }
         Ok(())
     }

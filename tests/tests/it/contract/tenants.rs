@@ -89,7 +89,7 @@ async fn a_tenant_learns_and_moves_nothing_of_another_one_by_any_operation() -> 
         }
     }
     let under_key = stage.attack(under_key(&stage, USED_KEY)).await?;
-    ensure!(under_key.status == 201 && !is_replay(&under_key), "{}", under_key.body);
+    expect!(under_key.status == 201 && !is_replay(&under_key), "{}", under_key.body);
     for request in OWN_READS {
         let request = request(&stage);
         let answer = stage.router.api.text(&request.clone().key(&stage.attacker)).await?;
@@ -362,7 +362,7 @@ impl Tenants {
     async fn done(&self, call: Call, status: u16) -> anyhow::Result<Value> {
         let told = format!("{} {}", call.method, call.path);
         let reply = self.router.caller(&self.operator).send(call).await?;
-        ensure!(reply.status == status, "{told}: {} {}", reply.status, reply.body);
+        expect!(reply.status == status, "{told}: {} {}", reply.status, reply.body);
         Ok(reply.body)
     }
 

@@ -65,7 +65,7 @@ async fn nginx_takes_the_configuration() -> anyhow::Result<()> {
     let free = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     std::fs::write(&file, configuration(&scratch, &format!("{free} ssl"), [nowhere; 2])?)?;
     let said = run(Command::new(nginx).arg("-t").arg("-c").arg(&file)).await?;
-    ensure!(!said.contains("[warn]"), "{said}");
+    expect!(!said.contains("[warn]"), "{said}");
     Ok(())
 }
 
@@ -160,8 +160,8 @@ async fn a_payment_without_a_key_is_sent_to_one_router_only_and_its_outcome_is_c
         // A PATCH has no id, so a key would change nothing.
         let (status, body) = proxy.send(method, if method == "PATCH" { KEY } else { "" }).await?;
         let problem: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
-        ensure!(status == 504 && problem["status"] == 504, "{method}: {status} {body}");
-        ensure!(problem["code"] == "outcome_unknown" && problem["executed"] == "unknown", "{method}: {body}");
+        expect!(status == 504 && problem["status"] == 504, "{method}: {status} {body}");
+        expect!(problem["code"] == "outcome_unknown" && problem["executed"] == "unknown", "{method}: {body}");
         ensure!(broken.requests() + other.requests() == 1, "{method} was sent more than once");
     }
     Ok(())
@@ -177,7 +177,7 @@ async fn a_payment_with_a_key_is_sent_to_the_other_router() -> anyhow::Result<()
     while broken.requests() == 0 {
         ensure!(Instant::now() < latest, "nginx never asks the first router");
         let (status, body) = proxy.send("POST", KEY).await?;
-        ensure!(status == 201, "{status} {body}");
+        expect!(status == 201, "{status} {body}");
     }
     ensure!(well.requests() > 0, "no request reached the second router");
     Ok(())
@@ -192,7 +192,7 @@ async fn a_payment_reaches_the_router_that_listens() -> anyhow::Result<()> {
     let proxy = Proxy::start(nginx, [gone, well.address]).await?;
     for _ in 0..4 {
         let (status, body) = proxy.send("POST", "").await?;
-        ensure!(status == 201, "{status} {body}");
+        expect!(status == 201, "{status} {body}");
     }
     ensure!(well.requests() == 4, "{} requests", well.requests());
     Ok(())
@@ -205,7 +205,7 @@ async fn the_answer_of_a_router_is_passed_on_as_it_is() -> anyhow::Result<()> {
     let proxy = Proxy::start(nginx, [one.address, two.address]).await?;
     for header in ["", KEY] {
         let answer = proxy.send("POST", header).await?;
-        ensure!(answer == (504, "of a router".to_owned()), "{answer:?}");
+        expect!(answer == (504, "of a router".to_owned()), "{answer:?}");
     }
     ensure!(one.requests() + two.requests() == 2, "nginx repeated a request that was answered");
     Ok(())

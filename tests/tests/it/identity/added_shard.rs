@@ -38,13 +38,12 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     std::fs::write(&greedy_file, greedy.to_toml())?;
     let (old_path, greedy_path) = (old_file.display().to_string(), greedy_file.display().to_string());
     let checked = cluster.shardctl(&["map", "check", &greedy_path, "--replaces", &old_path]).await?;
-    ensure!(checked.code == Some(EXIT_VIOLATION), "{checked:?}");
+    expect!(checked.code == Some(EXIT_VIOLATION), "{checked:?}");
     says(&checked.stdout, &["4096-8191", "shard s0", "shard s2", "only a move"])?;
 
     // `shard-node init` of the new shard refuses the map.
-    let said = s2.run(&["init", "--map", &greedy_path, "--wait", "30"])?;
-    ensure!(!said.succeeded, "{}", said.text);
-    says(&said.text, &["4096-8191", "belong to shard s0", "belong to shard s1", "Only a move", "slots = []"])?;
+    let said = s2.run(&["init", "--map", &greedy_path, "--wait", "30"])?.refused()?;
+    says(&said, &["4096-8191", "belong to shard s0", "belong to shard s1", "Only a move", "slots = []"])?;
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'shardledger'";
     ensure!(database::number(&url, schemas).await? == 0, "a refused init left something behind");
     node_says(&node, &["never initialised"]).await?;
@@ -62,7 +61,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
         .await?;
         let reload = format!("{}/admin/shard-map/reload", router.admin_url);
         let answer = client.request(Method::POST, &reload, None).await?;
-        ensure!(answer.status == 422, "{}", answer.text());
+        answer.expect_status(422)?;
         says(&answer.text(), &["shard s0", "shard s2", "only a move"])?;
     }
     payments.make(&client, 1).await?;
@@ -85,16 +84,15 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     let right = with_third_shard(&old, &s2, &[], &["0-8191", "8192-16383"])?;
     let right_file = folder.path().join("right.toml");
     std::fs::write(&right_file, right.to_toml())?;
-    let said = s2.run(&["init", "--map", &right_file.display().to_string(), "--wait", "30"])?;
-    ensure!(said.succeeded, "{}", said.text);
-    says(&said.text, &["without slots"])?;
+    let said = s2.run(&["init", "--map", &right_file.display().to_string(), "--wait", "30"])?.successful()?;
+    says(&said, &["without slots"])?;
     node.becomes_ready().await?;
     std::fs::write(cluster.shard_map_path(), right.to_toml())?;
     for router in &cluster.status().routers {
         until("the router has the map", NOTICED_WITHIN, async || {
             let map = client.request(Method::GET, &format!("{}/admin/shard-map", router.admin_url), None).await?;
             let map = map.json()?;
-            ensure!(map["version"] == right.version && map["refused"].is_null(), "{map}");
+            expect!(map["version"] == right.version && map["refused"].is_null(), "{map}");
             Ok(Some(()))
         })
         .await?;
@@ -138,19 +136,18 @@ async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then
     // An operator may repeat each step.
     for _ in 0..2 {
         let added = cluster.shardctl(&add).await?;
-        ensure!(added.code == Some(0), "{}{}", added.stdout, added.stderr);
+        expect!(added.code == Some(0), "{}{}", added.stdout, added.stderr);
         says(&added.stderr, &["map version 2 names shard s2", "not initialised", "init --map"])?;
         // From then on, the router tells the command about the shard.
         until("the router has the map", NOTICED_WITHIN, async || {
             let map = client.request(Method::GET, &format!("{admin_url}/admin/shard-map"), None).await?.json()?;
-            ensure!(map["version"] == 2, "{map}");
+            expect!(map["version"] == 2, "{map}");
             Ok(Some(()))
         })
         .await?;
     }
-    ensure!(in_file()?.shards.iter().any(|shard| shard.id == "s2" && shard.slots.is_empty()), "{:?}", in_file()?);
-    let said = s2.run(&["init", "--map", &file_path, "--wait", "30"])?;
-    ensure!(said.succeeded, "{}", said.text);
+    expect!(in_file()?.shards.iter().any(|shard| shard.id == "s2" && shard.slots.is_empty()), "{:?}", in_file()?);
+    s2.run(&["init", "--map", &file_path, "--wait", "30"])?.successful()?;
     node.becomes_ready().await?;
     let added = cluster.shardctl(&add).await?.successful()?;
     says(&added, &["shard s2 serves and owns no slots"])?;
@@ -171,11 +168,11 @@ async fn verify_knows_the_new_shard(cluster: &Cluster, s2: &NodeConfig) -> anyho
         cluster.shardctl(&arguments).await
     };
     let without = verify(&targets).await?;
-    ensure!(without.code == Some(3), "{}", without.stdout);
+    expect!(without.code == Some(3), "{}", without.stdout);
     says(&without.stdout, &["INV-2", "s2"])?;
     targets.push(format!("--dsn=s2={}", s2.database_url));
     let with = verify(&targets).await?;
-    ensure!(with.code == Some(0), "{}{}", with.stdout, with.stderr);
+    expect!(with.code == Some(0), "{}{}", with.stdout, with.stderr);
     Ok(())
 }
 
@@ -208,14 +205,14 @@ async fn routes_to_the_owners(payments: &Payments, client: &Client) -> anyhow::R
     })
     .await?;
     let last = answers.pop().context("no answer")?;
-    ensure!(last.status == 200 && last.is_replay(), "{} {}", last.status, last.text());
+    expect!(last.status == 200 && last.is_replay(), "{} {}", last.status, last.text());
     Ok(())
 }
 
 async fn sums_are_zero(client: &Client) -> anyhow::Result<()> {
     for router in 0..client.routers() {
         let sums = client.get(router, "/v1/balances").await?;
-        ensure!(sums["partial"] == false && sums["data"][0]["posted"] == "0.00", "{sums}");
+        expect!(sums["partial"] == false && sums["data"][0]["posted"] == "0.00", "{sums}");
     }
     Ok(())
 }

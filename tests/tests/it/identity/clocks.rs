@@ -59,7 +59,7 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
     set(&offset, 0)?;
     until("the node's clock is right again", NOTICED_WITHIN, async || {
         let readiness = node.readiness().await?;
-        ensure!(readiness["status"] == "ready" && readiness["disagreements"] == json!([]), "{readiness}");
+        expect!(readiness["status"] == "ready" && readiness["disagreements"] == json!([]), "{readiness}");
         Ok(Some(()))
     })
     .await?;
@@ -86,7 +86,7 @@ async fn place_hold(client: &Client, payments: &Payments, seconds: u32) -> anyho
     let id = Uuid::now_v7();
     let order = hold_body(id, &payments.payer, &payments.payee, "1.00", Some(seconds));
     let answer = client.call(0, Method::POST, "/v1/holds", Some(&order)).await?;
-    ensure!(answer.status == 201, "{} {}", answer.status, answer.text());
+    answer.expect_status(201)?;
     Ok(id)
 }
 

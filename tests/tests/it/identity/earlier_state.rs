@@ -39,13 +39,11 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
         &["the database is refused", "position", "as shard s1 remembers", "accept --accept-loss --config FILE"],
     )?;
 
-    let refused = installation.nodes[0].run(&["accept"])?;
-    ensure!(!refused.succeeded, "{}", refused.text);
-    says(&refused.text, &["shard s1 remembers", "in between is missing", "--accept-loss", "Nothing was changed"])?;
+    let refused = installation.nodes[0].run(&["accept"])?.refused()?;
+    says(&refused, &["shard s1 remembers", "in between is missing", "--accept-loss", "Nothing was changed"])?;
     ensure!(incarnation(&installation).await? == 1);
-    let accepted = installation.nodes[0].run(&["accept", "--accept-loss"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
-    says(&accepted.text, &["given up", "incarnation 2"])?;
+    let accepted = installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
+    says(&accepted, &["given up", "incarnation 2"])?;
     ensure!(next_position(&installation).await? > before, "positions are used twice");
 
     let _s0 = Node::start(&installation.nodes[0]).await?;
@@ -58,7 +56,7 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
             Ok((!is_unavailable(&answer)).then_some(answer))
         })
         .await?;
-        ensure!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
+        expect!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
     }
     lost.are_posted(router.client(), 7).await?;
     let first = database::number(&installation.database("s0"), "SELECT max(position) FROM journal").await?;
@@ -84,7 +82,7 @@ async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknow
     are_refused(&payments, client).await?;
     until("the router reports the disagreement", NOTICED_WITHIN, async || {
         let said = router.readiness().await?;
-        ensure!(said["reads"] == "some" && said["writes"] == "some", "{said}");
+        expect!(said["reads"] == "some" && said["writes"] == "some", "{said}");
         says(&said["degraded"].to_string(), &["position"])?;
         Ok(Some(()))
     })
@@ -99,8 +97,7 @@ async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknow
     let before = next_position(&installation).await?;
     installation.postgres.swap("s0", "late", "early").await?;
     node_says(&nodes[0], &[UNREADY, "position", "remembers"]).await?;
-    let accepted = installation.nodes[0].run(&["accept", "--accept-loss"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
+    installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     nodes[0].becomes_ready().await?;
     payments.acknowledged.truncate(2);
     payments.make(client, 1).await?;
@@ -131,11 +128,9 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
     let newest = payments.acknowledged[2];
     is_never_executed_again(&payments, client, newest, &node, &[UNREADY, "position", "as router"]).await?;
     are_refused(&payments, client).await?;
-    let refused = installation.nodes[0].run(&["accept"])?;
-    ensure!(!refused.succeeded, "{}", refused.text);
-    says(&refused.text, &["the node of shard s0 remembers", "in between is missing", "--accept-loss"])?;
-    let accepted = installation.nodes[0].run(&["accept", "--accept-loss"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
+    let refused = installation.nodes[0].run(&["accept"])?.refused()?;
+    says(&refused, &["the node of shard s0 remembers", "in between is missing", "--accept-loss"])?;
+    installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     node.becomes_ready().await?;
     payments.acknowledged.truncate(1);
     payments.make(client, 1).await?;
@@ -150,13 +145,11 @@ async fn a_copy_that_the_same_server_made_is_refused_until_it_is_accepted() -> a
     nodes[0].becomes_ready().await?;
     let copy = installation.database("copy");
     let of_the_copy = NodeConfig::write_in(&installation.folder, "copy", installation.map.cluster, "s0", &copy)?;
-    let refused = of_the_copy.run(&["accept"])?;
-    ensure!(!refused.succeeded, "{}", refused.text);
-    says(&refused.text, &["serves another database", "stop that node"])?;
+    let refused = of_the_copy.run(&["accept"])?.refused()?;
+    says(&refused, &["serves another database", "stop that node"])?;
     installation.postgres.swap("s0", "original", "copy").await?;
     node_says(&nodes[0], &[UNREADY, "database oid", "TEMPLATE", "shard-node accept"]).await?;
-    let accepted = installation.nodes[0].run(&["accept"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
+    installation.nodes[0].run(&["accept"])?.successful()?;
     nodes[0].becomes_ready().await?;
     ensure!(nodes[0].mark().await?.incarnation == 2);
     // Two databases have one history. The original is refused from now on.
@@ -243,18 +236,16 @@ async fn an_empty_database_in_place_of_a_shard_is_served_by_no_node_and_initiali
 
     let s0 = Node::start_waiting(&installation.nodes[0]).await?;
     let readiness = node_says(&s0, &["never initialised", "restore"]).await?;
-    ensure!(readiness["status"] == "unready", "{readiness}");
+    expect!(readiness["status"] == "unready", "{readiness}");
     are_refused(&payments, client).await?;
     let map = installation.write_map("again", &installation.map)?;
-    let said = installation.nodes[0].run(&["init", "--map", &map.display().to_string()])?;
-    ensure!(!said.succeeded, "{}", said.text);
-    says(&said.text, &["shard s1 remembers that shard s0", "never initialised again"])?;
+    let said = installation.nodes[0].run(&["init", "--map", &map.display().to_string()])?.refused()?;
+    says(&said, &["shard s1 remembers that shard s0", "never initialised again"])?;
 
     // The other shard's node does not answer, so nothing proves that this shard is new.
     nodes.remove(0).process().terminate(NOTICED_WITHIN).await?;
-    let said = installation.nodes[0].run(&["init", "--map", &map.display().to_string()])?;
-    ensure!(!said.succeeded, "{}", said.text);
-    says(&said.text, &["shard s1 cannot be asked"])?;
+    let said = installation.nodes[0].run(&["init", "--map", &map.display().to_string()])?.refused()?;
+    says(&said, &["shard s1 cannot be asked"])?;
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'shardledger'";
     ensure!(database::number(&installation.database("s0"), schemas).await? == 0);
 

@@ -26,18 +26,15 @@ async fn an_older_database_is_served_only_after_an_operator_has_migrated_it() ->
     says(&said, &[&format!("schema version: expected {VERSION}, found 1"), "shard-node migrate"])?;
 
     let stranger = NodeConfig::write_in(&installation.folder, "stranger", ClusterId::generate(), "s0", &url)?;
-    let said = stranger.run(&["migrate", "--apply"])?;
-    ensure!(!said.succeeded, "{}", said.text);
-    says(&said.text, &["is not migrated", "cluster"])?;
+    let said = stranger.run(&["migrate", "--apply"])?.refused()?;
+    says(&said, &["is not migrated", "cluster"])?;
 
-    let said = config.run(&["migrate", "--dry-run"])?;
-    ensure!(said.succeeded, "{}", said.text);
-    says(&said.text, &["migration 2", "journal: SHARE", "MiB", "lane_fence: SHARE ROW EXCLUSIVE"])?;
+    let said = config.run(&["migrate", "--dry-run"])?.successful()?;
+    says(&said, &["migration 2", "journal: SHARE", "MiB", "lane_fence: SHARE ROW EXCLUSIVE"])?;
     ensure!(version(&url).await? == 1, "a dry run changed something");
-    let said = config.run(&["migrate", "--apply"])?;
-    ensure!(said.succeeded, "{}", said.text);
+    config.run(&["migrate", "--apply"])?.successful()?;
     ensure!(version(&url).await? == i64::from(VERSION));
-    says(&config.run(&["migrate", "--apply"])?.text, &["nothing to do"])?;
+    says(&config.run(&["migrate", "--apply"])?.successful()?, &["nothing to do"])?;
 
     let node = Node::start(config).await?;
     node.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
@@ -57,13 +54,13 @@ async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> an
     database::run(&url, "UPDATE shard_state SET schema_version = 99").await?;
     // The next write is refused, even before the node has looked at its database.
     let reply = node.execute(&[transfer(&order("payer", "payee", 100), false)?]).await?.pop();
-    ensure!(
+    expect!(
         matches!(&reply, Some(Reply::NotExecuted { detail, .. }) if detail.contains("schema version")),
         "{reply:?}"
     );
     node_says(&node, &[UNREADY, &format!("schema version: expected {VERSION}, found 99"), "newer version"]).await?;
     let read = node.account("payer").await;
-    ensure!(read.as_ref().is_err_and(|error| error.to_string().contains("schema version")), "{read:?}");
+    expect!(read.as_ref().is_err_and(|error| error.to_string().contains("schema version")), "{read:?}");
     ensure!(
         database::number(&url, "SELECT count(*) FROM journal").await? == bookings,
         "the refused write reached the journal"

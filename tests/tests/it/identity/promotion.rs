@@ -164,28 +164,26 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     pair.standby.promote().await?;
     node_says(&nodes[0], &[UNREADY, "position", "promote the stand-by that has everything"]).await?;
     are_refused(&out, client).await?;
-    let refused = pair.installation.nodes[0].run(&["accept"])?;
-    ensure!(!refused.succeeded, "{}", refused.text);
-    says(&refused.text, &["in between is missing", "--accept-loss"])?;
+    let refused = pair.installation.nodes[0].run(&["accept"])?.refused()?;
+    says(&refused, &["in between is missing", "--accept-loss"])?;
     ensure!(pair.reconcile()?.0 == Some(0), "reconcile reports a loss before the operator has accepted one");
-    let accepted = pair.installation.nodes[0].run(&["accept", "--accept-loss"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
+    pair.installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     // The node has run all the time.
     nodes[0].becomes_ready().await?;
     ensure!(nodes[0].mark().await?.incarnation == 2);
 
     let (code, report) = pair.reconcile()?;
-    ensure!(code == Some(3), "{report}");
+    expect!(code == Some(3), "{report}");
     let loss = &report["losses"][0];
     // Each payment from s0 is two bookings there, and each payment to it is one.
-    ensure!(loss["shard"] == "s0" && loss["incarnation"] == 2 && loss["bookings"] == 6, "{report}");
-    ensure!(loss["last_left_at"].as_str() < loss["accepted_at"].as_str(), "{report}");
+    expect!(loss["shard"] == "s0" && loss["incarnation"] == 2 && loss["bookings"] == 6, "{report}");
+    expect!(loss["last_left_at"].as_str() < loss["accepted_at"].as_str(), "{report}");
     are_reported(&report, "debit", &out.acknowledged)?;
     are_reported(&report, "credit", &inward.acknowledged)?;
     let (_, human) = shardctl(&pair.installation, &["reconcile"])?;
     says(&human, &["shard s0, incarnation 2: positions", "6 bookings at most", "credited on s1", "posted on s1"])?;
     let (code, others) = shardctl(&pair.installation, &["reconcile", "--shard", "s1", "--json"])?;
-    ensure!(code == Some(0), "{others}");
+    expect!(code == Some(0), "{others}");
 
     // The report says what to do: a lost debit that is sent again is booked again, and credited once.
     for id in &out.acknowledged {
@@ -194,7 +192,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
             Ok((answer.status == 201 || answer.status == 200).then_some(answer))
         })
         .await?;
-        ensure!(answer.json()?["status"] == "posted", "{}", answer.text());
+        expect!(answer.json()?["status"] == "posted", "{}", answer.text());
     }
     out.are_posted(client, 5).await?;
     let (_, report) = pair.reconcile()?;
@@ -211,7 +209,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
         are_reported(&report, "credit", &inward.acknowledged)?;
         let repaired = |transfer: &Value| transfer["repair"] == outcome;
         let transfers = report["transfers"].as_array().context("no transfers")?;
-        ensure!(code == Some(0) && transfers.iter().all(repaired), "{text}");
+        expect!(code == Some(0) && transfers.iter().all(repaired), "{text}");
     }
     let (_, report) = pair.reconcile()?;
     are_reported(&report, "credit", &[])?;
@@ -250,20 +248,19 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
     let mut later = Payments { acknowledged: Vec::new(), ..kept };
     later.make(router.client(), 9).await?;
     let overtaken = nodes[0].mark().await?;
-    ensure!(overtaken.timeline == 2 && overtaken.position > acknowledged.position, "{overtaken} {acknowledged}");
-    ensure!(overtaken.began > 0 && overtaken.began < acknowledged.position, "{overtaken:?}");
+    expect!(overtaken.timeline == 2 && overtaken.position > acknowledged.position, "{overtaken} {acknowledged}");
+    expect!(overtaken.began > 0 && overtaken.began < acknowledged.position, "{overtaken:?}");
 
     nodes[0].is_told(0, acknowledged).await?;
     node_says(&nodes[0], &[UNREADY, "a timeline 2 that begins at position", "new payments have taken the positions"])
         .await?;
     are_refused(&later, router.client()).await?;
-    let accepted = pair.installation.nodes[0].run(&["accept", "--accept-loss"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
+    pair.installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     nodes[0].becomes_ready().await?;
     let (code, report) = pair.reconcile()?;
-    ensure!(code == Some(3), "{report}");
+    expect!(code == Some(3), "{report}");
     let from = report["losses"][0]["from_position"].as_str().context("no position")?;
-    ensure!(from.parse::<i64>()? == overtaken.began, "{report} {overtaken:?}");
+    expect!(from.parse::<i64>()? == overtaken.began, "{report} {overtaken:?}");
     later.make(router.client(), 1).await?;
     books_are_clean(&pair.installation)
 }

@@ -89,7 +89,7 @@ impl ClientOrder {
         let path = if self.is_transfer() { transfer_path } else { hold_path }(self.id, &self.debit, "");
         until("the router reaches the shard", NOTICED_WITHIN, async || {
             let answer = client.call(client.next_router(), Method::GET, &path, None).await?;
-            ensure!(answer.status < 500, "{} {}", answer.status, answer.text());
+            expect!(answer.status < 500, "{} {}", answer.status, answer.text());
             Ok(Some(answer))
         })
         .await
@@ -224,8 +224,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     let config = &three.installation.nodes[0];
     let refused = Node::start_refused(config).await?;
     says(&refused, &["the database is refused", "position", "accept --accept-loss"])?;
-    let accepted = config.run(&["accept", "--accept-loss", "--wait", "30"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
+    config.run(&["accept", "--accept-loss", "--wait", "30"])?.successful()?;
     let node = Node::start(config).await?;
     section("load after the restore", load.complete(PHASE)).await?;
     orders.extend(load.finish().await?);
@@ -236,9 +235,9 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     let (code, _) = shardctl(&three.installation, &["verify"])?;
     ensure!(code == Some(3), "a loss between shards is a violation until it is repaired");
     let (code, report) = three.reconcile(&[])?;
-    ensure!(code == Some(3), "{report}");
+    expect!(code == Some(3), "{report}");
     let losses = report["losses"].as_array().context("no losses")?;
-    ensure!(losses.len() == 1 && losses[0]["shard"] == "s0", "{report}");
+    expect!(losses.len() == 1 && losses[0]["shard"] == "s0", "{report}");
     let (after, before) = (losses[0]["last_left_at"].as_str(), losses[0]["accepted_at"].as_str());
     let reported = transfers(&report);
     ensure!(!reported.is_empty(), "the drill lost nothing between shards: {report}");
@@ -249,7 +248,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
         let answer = order.read(&client).await?;
         match answer.status {
             200 if order.is_transfer() => {
-                ensure!(answer.json()?["status"] == "posted" || reported.contains(&order.id), "{}", answer.text());
+                expect!(answer.json()?["status"] == "posted" || reported.contains(&order.id), "{}", answer.text());
             }
             200 => {}
             404 => {
@@ -276,28 +275,28 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     ensure!(database::number(&three.restored.url("s0"), bookings).await? == count, "a dry run booked something");
     let (code, repaired) = three.reconcile(&["--repair"])?;
     let open = not_repaired(&repaired);
-    ensure!(not_repaired(&rehearsed) == open, "{rehearsed} {repaired}");
-    ensure!(code == Some(3), "{repaired}");
-    ensure!(open.iter().any(|(_, reason)| reason == "insufficient_funds of the payer"), "{repaired}");
+    expect!(not_repaired(&rehearsed) == open, "{rehearsed} {repaired}");
+    expect!(code == Some(3), "{repaired}");
+    expect!(open.iter().any(|(_, reason)| reason == "insufficient_funds of the payer"), "{repaired}");
 
     // Clients send missing orders again. An order that was repaired is answered as posted and not executed again.
     let captures = lost.iter().filter(|order| order.path.contains("/capture"));
     for order in lost.iter().filter(|order| !order.path.contains("/capture")).chain(captures) {
         let answer = order.send(&client).await?;
         let hold_is_lost = order.path.contains("/capture") && matches!(answer.status, 404 | 409 | 422);
-        ensure!(matches!(answer.status, 200 | 201) || hold_is_lost, "{order:?}: {} {}", answer.status, answer.text());
+        expect!(matches!(answer.status, 200 | 201) || hold_is_lost, "{order:?}: {} {}", answer.status, answer.text());
     }
     sagas_have_ended(&three).await?;
     let (code, repaired) = three.reconcile(&["--repair"])?;
-    ensure!(code == Some(0), "{repaired}");
+    expect!(code == Some(0), "{repaired}");
     let (_, report) = three.reconcile(&[])?;
-    ensure!(transfers(&report).is_empty(), "{report}");
+    expect!(transfers(&report).is_empty(), "{report}");
     books_are_clean(&three.installation)?;
 
     // Every acknowledged transfer is there once, to the last minor unit.
     for order in orders.iter().filter(|order| order.is_transfer()) {
         let answer = order.read(&client).await?;
-        ensure!(answer.status == 200 && answer.json()?["status"] == "posted", "{order:?}: {}", answer.text());
+        expect!(answer.status == 200 && answer.json()?["status"] == "posted", "{order:?}: {}", answer.text());
     }
     for account in accounts.iter().chain([&poor]) {
         let sum: i64 = orders
@@ -311,7 +310,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     // A cursor from before the restore leads to entries that are older than those of its page, and to none of that page.
     let next = statement(&client, &accounts[0], Some(&cursor)).await?;
     let older = next["data"].as_array().context("no entries")?;
-    ensure!(!older.is_empty() && older.iter().all(|entry| !known.contains(entry)), "{next}");
+    expect!(!older.is_empty() && older.iter().all(|entry| !known.contains(entry)), "{next}");
     eprintln!("restore: {:.1?} in all", began.elapsed());
     Ok(())
 }

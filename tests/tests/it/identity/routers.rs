@@ -117,7 +117,7 @@ async fn a_router_that_ran_before_the_asset_came_into_use_is_refused_as_well() -
     open_wallet(right.client(), "wallet").await?;
     until("the router with the wrong scale reads nothing any more", NOTICED_WITHIN, async || {
         let read = wrong.client().call(0, Method::GET, "/v1/accounts/wallet", None).await?;
-        ensure!(read.status == 503, "{} {}", read.status, read.text());
+        read.expect_status(503)?;
         says(&wrong.readiness().await?["degraded"].to_string(), &["scale of BTC: expected 8, found 6"])?;
         Ok(Some(()))
     })
@@ -153,7 +153,7 @@ async fn a_read_through_another_node_includes_every_acknowledged_write_or_is_ref
     for paid in 1..=20 {
         first.execute_until_definite(&transfer(&order("payer", "payee", 1), false)?).await?;
         let answer = second.account_at_least("payee", first.mark().await?).await?;
-        ensure!(matches!(&answer.outcome, Some(Outcome::Account(a)) if a.posted == paid), "{paid}: {answer:?}");
+        expect!(matches!(&answer.outcome, Some(Outcome::Account(a)) if a.posted == paid), "{paid}: {answer:?}");
     }
     let mark = first.mark().await?;
     let beyond = Mark { position: mark.position + 1, ..mark };
@@ -161,7 +161,7 @@ async fn a_read_through_another_node_includes_every_acknowledged_write_or_is_ref
     let named = |status: &tonic::Status| {
         status.code() == tonic::Code::FailedPrecondition && status.message().contains("position")
     };
-    ensure!(refused.as_ref().is_err_and(named), "{refused:?}");
+    expect!(refused.as_ref().is_err_and(named), "{refused:?}");
     Ok(())
 }
 
@@ -187,6 +187,6 @@ async fn a_node_is_not_refused_because_another_node_of_its_shard_committed() -> 
     nodes[0].process().terminate(PATIENCE).await?;
     until("the second node is used", PATIENCE, async || payments.make(router.client(), 1).await.map(Some)).await?;
     payments.are_there_once(router.client()).await?;
-    ensure!(!router.log().contains("is refused"), "{}", router.log());
+    expect!(!router.log().contains("is refused"), "{}", router.log());
     Ok(())
 }

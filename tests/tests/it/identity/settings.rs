@@ -34,9 +34,8 @@ async fn other_encodings_are_refused(installation: &Installation) -> anyhow::Res
         let url = installation.postgres.create_database(&name, &how).await?;
         let config = NodeConfig::write_in(&installation.folder, &name, installation.map.cluster, "s0", &url)?;
         let map = installation.write_map(&name, &installation.map)?;
-        let said = config.run(&["init", "--map", &map.display().to_string()])?;
-        ensure!(!said.succeeded, "{}", said.text);
-        says(&said.text, &["server_encoding: expected UTF8", encoding])?;
+        let said = config.run(&["init", "--map", &map.display().to_string()])?.refused()?;
+        says(&said, &["server_encoding: expected UTF8", encoding])?;
     }
     Ok(())
 }
@@ -76,7 +75,7 @@ async fn without_fsync_reads_work_and_writes_do_not(installation: &Installation)
     let node = Node::start(&installation.nodes[0]).await?;
     installation.postgres.set("fsync", "off").await?;
     let readiness = node_says(&node, &["fsync: expected on, found off"]).await?;
-    ensure!(readiness["status"] == "degraded" && readiness["reads"] == true, "{readiness}");
+    expect!(readiness["status"] == "degraded" && readiness["reads"] == true, "{readiness}");
     is_refused(&node, "fsync").await?;
     node.account("overruled").await?;
     installation.postgres.reset("fsync").await?;
@@ -91,14 +90,14 @@ async fn a_read_only_database_refuses_writes_at_once_until_it_is_reset(
     node.execute_until_definite(&open("before", Limit::ZERO)?).await?;
     installation.postgres.set("default_transaction_read_only", "on").await?;
     let readiness = node_says(&node, &["transaction_read_only: expected off, found on"]).await?;
-    ensure!(readiness["status"] == "degraded" && readiness["reads"] == true, "{readiness}");
+    expect!(readiness["status"] == "degraded" && readiness["reads"] == true, "{readiness}");
     is_refused(&node, "default_transaction_read_only").await?;
     node.account("before").await?;
     let opened = serde_json::json!({"id": "during", "asset": "USD"});
     let asked = Instant::now();
     let answer = router.client().call(0, http::Method::POST, "/v1/accounts", Some(&opened)).await?;
     ensure!(asked.elapsed() < AT_ONCE, "the refusal took {:?}", asked.elapsed());
-    ensure!(answer.status == 503 && answer.json()?["executed"] == false, "{} {}", answer.status, answer.text());
+    expect!(answer.status == 503 && answer.json()?["executed"] == false, "{} {}", answer.status, answer.text());
 
     installation.postgres.reset("default_transaction_read_only").await?;
     node.becomes_ready().await?;

@@ -34,12 +34,12 @@ async fn each_request_with_an_effect_or_an_unknown_one_leaves_one_line() -> anyh
 
     let (posted, rejected) = (Uuid::now_v7(), Uuid::now_v7());
     let first = pay(&alice, &bob, "1.00", posted).await?;
-    ensure!(first.status == 201, "{}", first.text());
+    first.expect_status(201)?;
     line_of(&router, &first, "posted", posted).await?;
     let refused = pay(&alice, &bob, "5000.00", rejected).await?;
-    ensure!(refused.status == 422, "{}", refused.text());
+    refused.expect_status(422)?;
     let line = line_of(&router, &refused, "rejected", rejected).await?;
-    ensure!(line["code"] == "insufficient_funds" && line["level"] == "INFO", "{line}");
+    expect!(line["code"] == "insufficient_funds" && line["level"] == "INFO", "{line}");
 
     // The other shard receives requests and does not answer.
     let node = cluster.process(Member::Node(1))?;
@@ -48,17 +48,17 @@ async fn each_request_with_an_effect_or_an_unknown_one_leaves_one_line() -> anyh
     let (under_way, lost) = tokio::join!(pay(&alice, &bob, "1.00", pending), pay(&bob, &alice, "1.00", unknown));
     node.thaw()?;
     let (under_way, lost) = (under_way?, lost?);
-    ensure!(under_way.status == 202 && lost.status == 504, "{} {}", under_way.text(), lost.text());
+    expect!(under_way.status == 202 && lost.status == 504, "{} {}", under_way.text(), lost.text());
     line_of(&router, &under_way, "pending", pending).await?;
     let line = line_of(&router, &lost, "unknown", unknown).await?;
-    ensure!(line["level"] == "WARN" && line["error"].as_str().is_some_and(|why| why.contains("s1")), "{line}");
+    expect!(line["level"] == "WARN" && line["error"].as_str().is_some_and(|why| why.contains("s1")), "{line}");
 
     // A replay has no effect. The line of the request after it is in the log, so a line of the replay would be there, too.
     let again = pay(&alice, &bob, "1.00", posted).await?;
-    ensure!(again.status == 200, "{}", again.text());
+    again.expect_status(200)?;
     let last = Uuid::now_v7();
     let after = pay(&alice, &bob, "0.01", last).await?;
-    ensure!(after.status == 201, "{}", after.text());
+    after.expect_status(201)?;
     line_of(&router, &after, "posted", last).await?;
     let of_replay = lines_of(&router, &again)?;
     ensure!(of_replay.is_empty(), "a replay leaves {of_replay:?}");
@@ -77,7 +77,7 @@ async fn line_of(router: &Router, answer: &Answer, outcome: &str, transfer: Uuid
     ensure!(line["outcome"] == outcome, "not {outcome}: {line}");
     let request = &line["span"];
     ensure!(request["transfer"] == transfer.to_string(), "it does not name the transfer {transfer}: {line}");
-    ensure!(request["method"] == "POST" && request["path"] == "/v1/transfers", "{line}");
+    expect!(request["method"] == "POST" && request["path"] == "/v1/transfers", "{line}");
     for field in ["timestamp", "target", "message"] {
         ensure!(line[field].is_string(), "no {field}: {line}");
     }

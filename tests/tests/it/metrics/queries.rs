@@ -226,7 +226,7 @@ impl Prometheus {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let url = format!("{}/api/v1/query?query={encoded}", self.url);
         let answer = self.client.request(Method::GET, &url, None).await?.json()?;
-        ensure!(answer["status"] == "success", "{query}: {answer}");
+        expect!(answer["status"] == "success", "{query}: {answer}");
         Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
     }
 }

@@ -395,6 +395,6 @@ async fn wherever_a_move_is_cut_short_it_completes_or_leaves_everything_as_befor
     })
     .await;
     eprintln!("{run} cells: {ends:?}, {} failures", failures.len());
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    expect!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

@@ -101,8 +101,8 @@ async fn in_the_batch_that_changes_them(node: &Node) -> anyhow::Result<()> {
             format!("replayed, version 2, {CHANGED:?}"),
             "conflict overdraft".to_owned(),
         ];
-        ensure!(replies[..expected.len()] == expected, "{id}: {replies:#?}");
-        ensure!(replies.get(expected.len()).is_none_or(|reply| reply == "paid before"), "{id}: {replies:#?}");
+        expect!(replies[..expected.len()] == expected, "{id}: {replies:#?}");
+        expect!(replies.get(expected.len()).is_none_or(|reply| reply == "paid before"), "{id}: {replies:#?}");
     }
     Ok(())
 }
@@ -142,7 +142,7 @@ async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit() -> anyhow::Result<
     };
     // The wire has one message for an account that was opened and one that was changed.
     let (AccountOutcome::Created(debtor) | AccountOutcome::Updated(debtor)) = lowered else { bail!("{lowered:?}") };
-    ensure!((debtor.posted, debtor.overdraft) == (0, Limit::ZERO), "{debtor:?}");
+    expect!((debtor.posted, debtor.overdraft) == (0, Limit::ZERO), "{debtor:?}");
     let batches = node.status().await?.batches - before;
     ensure!(batches == 1, "the batch was taken apart: {batches} commits");
     books_are_sound(&config.database_url).await
@@ -196,7 +196,7 @@ async fn holds_that_came_due_without_a_node_expire_once_a_node_is_back() -> anyh
     else {
         bail!("expected one answer about a hold")
     };
-    ensure!(late == HoldOutcome::Refused(Refused::whole(Refusal::HoldExpired)), "{late:?}");
+    expect!(late == HoldOutcome::Refused(Refused::whole(Refusal::HoldExpired)), "{late:?}");
     ensure!(node.account("payer").await?.held == 0, "the payer should have nothing held");
     books_are_sound(url).await
 }

@@ -22,7 +22,7 @@ async fn a_database_with_a_newer_schema_is_refused() -> anyhow::Result<()> {
     let config = fixture.shard("newer").await?;
     database::run(&config.database_url, "UPDATE shard_state SET schema_version = 99").await?;
     let said = Node::start_refused(&config).await?;
-    ensure!(said.contains("schema version") && said.contains("newer version"), "{said}");
+    expect!(said.contains("schema version") && said.contains("newer version"), "{said}");
     Ok(())
 }
 
@@ -40,7 +40,7 @@ async fn an_empty_database_is_not_served_until_an_operator_initialises_it() -> a
         Ok((cause.contains("never initialised") && cause.contains("restore")).then_some(readiness))
     })
     .await?;
-    ensure!(readiness["reads"] == false && readiness["writes"] == false, "{readiness}");
+    expect!(readiness["reads"] == false && readiness["writes"] == false, "{readiness}");
     ensure!(node.execute(&[open("alice", Limit::ZERO)?]).await.is_err(), "an empty database was written to");
     // Once the database is initialised, the node serves by itself.
     config.init(super::MAP)?;
@@ -54,7 +54,7 @@ async fn the_database_of_another_shard_is_refused() -> anyhow::Result<()> {
     let config = fixture.shard("others").await?;
     let wrong = NodeConfig::write(&fixture.folder, "wrong", "s1", &config.database_url)?;
     let said = Node::start_refused(&wrong).await?;
-    ensure!(said.contains("shard: expected s1, found s0. database.url leads to another shard"), "{said}");
+    expect!(said.contains("shard: expected s1, found s0. database.url leads to another shard"), "{said}");
     Ok(())
 }
 

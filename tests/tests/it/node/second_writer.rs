@@ -52,7 +52,7 @@ async fn two_nodes_on_one_shard_lose_no_update() -> anyhow::Result<()> {
         // One writer on each node sends every order, so that each id is sent through both nodes.
         for order in orders.iter().skip(writer / nodes.len()).step_by(WRITERS / nodes.len()) {
             let outcome = node.execute_until_definite(&transfer(order, false)?).await?;
-            ensure!(is_posted(&outcome), "{outcome:?}");
+            expect!(is_posted(&outcome), "{outcome:?}");
         }
         Ok(())
     });
@@ -94,7 +94,7 @@ async fn a_thawed_node_decides_on_nothing_it_remembers() -> anyhow::Result<()> {
     ensure!(matches!(answer.state, TransferState::Rejected { .. }), "the same money was spent twice: {outcome:?}");
     // The thawed node has not seen the other node's transfer, and must answer it as a replay.
     let outcome = frozen.execute_until_definite(&transfer(&spending, false)?).await?;
-    ensure!(is_posted(&outcome) && format!("{outcome:?}").contains("replayed: true"), "{outcome:?}");
+    expect!(is_posted(&outcome) && format!("{outcome:?}").contains("replayed: true"), "{outcome:?}");
     ensure!(frozen.account("saver").await?.posted == 0);
     books_are_sound(&config.database_url).await
 }
@@ -135,7 +135,7 @@ async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds() -> an
         Ok((node.execute_until_definite(&payment).await?, begun.elapsed()))
     };
     let ((outcome, waited), is_ended) = database::while_a_lane_is_frozen_within_copy(url, paid).await?;
-    ensure!(is_posted(&outcome), "{outcome:?}");
+    expect!(is_posted(&outcome), "{outcome:?}");
     ensure!(waited < Duration::from_secs(2), "the other node could not serve for {waited:?}");
     ensure!(is_ended, "the frozen session still holds the fence");
     books_are_sound(url).await
@@ -181,7 +181,7 @@ async fn a_row_that_does_not_lead_to_the_journal_stops_the_shard() -> anyhow::Re
         })
     })
     .await?;
-    ensure!(refused.contains("INV-9") && refused.contains("account saver"), "{refused}");
+    expect!(refused.contains("INV-9") && refused.contains("account saver"), "{refused}");
     let row = database::number(url, "SELECT posted FROM account WHERE id = 'saver'").await?;
     ensure!(row == 70, "the row was written over: {row}");
     Ok(())
@@ -205,7 +205,7 @@ async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way() -> anyhow:
     open_pair(&node, "treasury", "payee").await?;
     let spending = transfer(&order("late", "payee", 1), false)?;
     let unknown = node.execute(from_ref(&spending)).await?;
-    ensure!(
+    expect!(
         matches!(&unknown[..], [Reply::Outcome(Outcome::Transfer(TransferOutcome::DebitNotFound))]),
         "{unknown:?}"
     );
@@ -233,7 +233,7 @@ async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way() -> anyhow:
     let (committed, replies) = tokio::join!(database::run(url, &opening), asked);
     committed?;
     let replies = replies?;
-    ensure!(matches!(&replies[..], [Reply::Outcome(outcome)] if is_posted(outcome)), "{replies:?}");
+    expect!(matches!(&replies[..], [Reply::Outcome(outcome)] if is_posted(outcome)), "{replies:?}");
     books_are_sound(url).await
 }
 
@@ -269,14 +269,14 @@ async fn a_slot_that_changed_hands_is_refused_and_nothing_written() -> anyhow::R
         let [Reply::Outcome(Outcome::NotOwner(not_owner))] = &replies[..] else {
             bail!("{operation:?}: {replies:?}")
         };
-        ensure!(not_owner.slot == slot.index() && not_owner.epoch == 2 && not_owner.owner == "s9", "{not_owner:?}");
+        expect!(not_owner.slot == slot.index() && not_owner.epoch == 2 && not_owner.owner == "s9", "{not_owner:?}");
     }
     ensure!(database::number(url, rows).await? == before, "a refused operation left something behind");
 
     // In one batch with others, only the operations on that slot are refused.
     let replies = node.execute(&[refused[0].clone(), transfer(&order("stays", "payee", 5), false)?]).await?;
-    ensure!(matches!(&replies[0], Reply::Outcome(Outcome::NotOwner(_))), "{replies:?}");
-    ensure!(matches!(&replies[1], Reply::Outcome(outcome) if is_posted(outcome)), "{replies:?}");
+    expect!(matches!(&replies[0], Reply::Outcome(Outcome::NotOwner(_))), "{replies:?}");
+    expect!(matches!(&replies[1], Reply::Outcome(outcome) if is_posted(outcome)), "{replies:?}");
     books_are_sound(url).await
 }
 
@@ -300,12 +300,12 @@ async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> any
     node.execute_until_definite(&transfer(&order("treasury", "elsewhere", 5), true)?).await?;
 
     let all = vec![range(0, SLOTS - 1)];
-    ensure!(
+    expect!(
         listed(&node, &all).await? == ["Payee", "mover", "payee", "treasury"],
         "{:?}",
         listed(&node, &all).await?
     );
-    ensure!(summed(&node, &all).await? == [("-5".to_owned(), 4)], "{:?}", summed(&node, &all).await?);
+    expect!(summed(&node, &all).await? == [("-5".to_owned(), 4)], "{:?}", summed(&node, &all).await?);
 
     let slot = slot_of("mover").index();
     let epoch = "UPDATE shard_state SET ownership_version = ownership_version + 1";
@@ -320,9 +320,9 @@ async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> any
             "the shard answered for a slot that it does not own: {page:?} {sums:?}"
         );
         for not_owner in [page.not_owner, sums.not_owner] {
-            ensure!(not_owner.len() == 1, "{not_owner:?}");
+            expect!(not_owner.len() == 1, "{not_owner:?}");
             let refused = &not_owner[0];
-            ensure!(refused.slot == u32::from(slot) && refused.epoch == 2 && refused.owner == "s9", "{refused:?}");
+            expect!(refused.slot == u32::from(slot) && refused.epoch == 2 && refused.owner == "s9", "{refused:?}");
         }
     }
     // A list of the slots that the shard owns leaves the row of the lost slot out.
@@ -330,8 +330,8 @@ async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> any
         .into_iter()
         .filter_map(|(first, last)| last.filter(|last| first <= *last).map(|last| range(first, last)))
         .collect();
-    ensure!(listed(&node, &own).await? == ["Payee", "payee", "treasury"], "{:?}", listed(&node, &own).await?);
-    ensure!(summed(&node, &own).await? == [("-12".to_owned(), 3)], "{:?}", summed(&node, &own).await?);
+    expect!(listed(&node, &own).await? == ["Payee", "payee", "treasury"], "{:?}", listed(&node, &own).await?);
+    expect!(summed(&node, &own).await? == [("-12".to_owned(), 3)], "{:?}", summed(&node, &own).await?);
     Ok(())
 }
 
@@ -349,13 +349,13 @@ fn sums_request(slots: &[wire::SlotRange]) -> wire::SumBalancesRequest {
 
 async fn listed(node: &Node, slots: &[wire::SlotRange]) -> anyhow::Result<Vec<String>> {
     let page = node.list_accounts(request(slots)).await?;
-    ensure!(page.not_owner.is_empty() && !page.has_more, "{page:?}");
+    expect!(page.not_owner.is_empty() && !page.has_more, "{page:?}");
     Ok(page.accounts.into_iter().map(|account| account.id).collect())
 }
 
 /// The posted amount and the number of accounts.
 async fn summed(node: &Node, slots: &[wire::SlotRange]) -> anyhow::Result<Vec<(String, u64)>> {
     let sums = node.sum_balances(sums_request(slots)).await?;
-    ensure!(sums.not_owner.is_empty(), "{sums:?}");
+    expect!(sums.not_owner.is_empty(), "{sums:?}");
     Ok(sums.sums.into_iter().map(|sum| (sum.posted, sum.accounts)).collect())
 }

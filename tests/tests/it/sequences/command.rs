@@ -113,7 +113,7 @@ pub enum Change {
     Overdraft(Option<i64>),
     MaxBalance(Option<i64>),
     Tag(bool),
-    /// Changes the status, the limits and the metadata in one request.
+    /// Closes the account and changes its overdraft in one request.
     Close {
         overdraft: i64,
     },

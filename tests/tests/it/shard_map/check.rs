@@ -31,16 +31,16 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
 
     // Only the cluster knows that the slots are taken.
     let refused = check(&cluster, &moved, &[]).await?;
-    ensure!(refused.code == 3 && refused.problems.len() == 1, "{refused:?}");
+    expect!(refused.code == 3 && refused.problems.len() == 1, "{refused:?}");
     let Problem { line, reason } = &refused.problems[0];
     let text = moved.lines().nth(line.context("no line")? - 1).unwrap_or_default();
-    ensure!(text.starts_with("slots") && reason.contains("only a move"), "{text}: {reason}");
+    expect!(text.starts_with("slots") && reason.contains("only a move"), "{text}: {reason}");
     ensure!(check(&cluster, &moved, &["--offline"]).await?.code == 0);
     let current = cluster.shard_map_path();
     let current = current.to_str().context("the path is not UTF-8")?;
     ensure!(check(&cluster, &moved, &["--replaces", current]).await?.code == 3);
     let nonsense = check(&cluster, "version = 1\nnonsense", &[]).await?;
-    ensure!(nonsense.code == 3 && nonsense.online && nonsense.problems[0].line == Some(2), "{nonsense:?}");
+    expect!(nonsense.code == 3 && nonsense.online && nonsense.problems[0].line == Some(2), "{nonsense:?}");
 
     // The state is that after the cut-over of slot 0. The routers do not know it yet.
     let next = "UPDATE shard_state SET ownership_version = ownership_version + 1";
@@ -51,18 +51,18 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
         database::run(&dsn(shard), &format!("BEGIN; {statement}; {next}; COMMIT")).await?;
     }
     let follows = check(&cluster, &moved, &[]).await?;
-    ensure!(follows == Checked { code: 0, problems: vec![], online: true }, "{follows:?}");
+    expect!(follows == Checked { code: 0, problems: vec![], online: true }, "{follows:?}");
     ensure!(check(&cluster, &same, &[]).await?.code == 0, "a map may lag behind the shards");
     // The check did not put the map to use.
     let shown = cluster.shardctl_json(&["map", "show", "--json"]).await?;
-    ensure!(shown["version"] == map.version && shown["refused"].is_null(), "{shown}");
+    expect!(shown["version"] == map.version && shown["refused"].is_null(), "{shown}");
 
     let file = write(&cluster, &moved)?;
     let nowhere = cluster.shardctl(&["map", "check", &file, "--admin-url", NOWHERE]).await?;
-    ensure!(nowhere.code == Some(4), "{nowhere:?}");
+    expect!(nowhere.code == Some(4), "{nowhere:?}");
     cluster.down().await?;
     let by_itself = cluster.shardctl(&["map", "check", &file]).await?;
-    ensure!(by_itself.code == Some(0) && by_itself.stderr.contains("checked alone"), "{by_itself:?}");
+    expect!(by_itself.code == Some(0) && by_itself.stderr.contains("checked alone"), "{by_itself:?}");
     cluster.finish().await
 }
 
@@ -98,6 +98,6 @@ async fn check(cluster: &Cluster, map: &str, arguments: &[&str]) -> anyhow::Resu
         problems: problems.collect(),
         online: said["checked_by"].as_array().is_some_and(|routers| !routers.is_empty()),
     };
-    ensure!(said["valid"] == (checked.code == 0), "{said}");
+    expect!(said["valid"] == (checked.code == 0), "{said}");
     Ok(checked)
 }

@@ -77,17 +77,17 @@ impl ClosingRound {
         let (paid, closed) = tokio::join!(paid, closed);
         let (paid, closed) = (paid?, closed?);
         if self.refused {
-            ensure!(paid.outcome() == "account_closed", "{}", paid.text());
+            expect!(paid.outcome() == "account_closed", "{}", paid.text());
             ensure!(!closed, "the account was closed while its money was in transit");
             let in_hold = if self.captures { "10.00" } else { "0.00" };
             ensure!(bank.balance(&payer).await? == ("10.00".to_owned(), in_hold.to_owned()));
             return Ok(());
         }
-        ensure!(paid.outcome() == "posted", "{}", paid.text());
+        expect!(paid.outcome() == "posted", "{}", paid.text());
         ensure!(closed || set_status(bank, &payer, "closed").await?, "an empty account cannot be closed");
         // A closed account is not paid back, so the payee keeps the money.
         let back = bank.send(&transfer_path(id, &payer, "/reverse"), &json!({"id": Uuid::now_v7()})).await?;
-        ensure!(back.outcome() == "account_closed" && back.json()?["side"] == "credit", "{}", back.text());
+        expect!(back.outcome() == "account_closed" && back.json()?["side"] == "credit", "{}", back.text());
         ensure!(bank.balance(&payer).await?.0 == "0.00" && bank.balance(&payee).await?.0 == "10.00");
         Ok(())
     }
@@ -112,7 +112,7 @@ async fn a_hold_outlives_its_closed_payee() -> anyhow::Result<()> {
         )
         .await;
         let (captured, reversed, mut closed) = (captured?, reversed?, closed?);
-        ensure!(reversed == "posted", "{reversed}");
+        expect!(reversed == "posted", "{reversed}");
         if captured == "posted" {
             ensure!(!closed, "the account was closed with money in it");
             ensure!(bank.balance(&payee).await?.0 == "10.00" && bank.balance(&payer).await?.1 == "0.00");
@@ -125,7 +125,7 @@ async fn a_hold_outlives_its_closed_payee() -> anyhow::Result<()> {
                 ensure!(take_all(bank, &hold.path("/capture")).await? == "posted" && !closed);
             } else {
                 let released = bank.send(&hold.path("/release"), &json!({})).await?;
-                ensure!(released.outcome() == "released", "{}", released.text());
+                expect!(released.outcome() == "released", "{}", released.text());
                 ensure!(bank.balance(&payer).await? == ("15.00".to_owned(), "0.00".to_owned()));
             }
         }
@@ -143,6 +143,6 @@ async fn take_all(bank: &Bank<'_>, path: &str) -> anyhow::Result<String> {
 /// Changes the status of an account. Returns whether the account has the status now.
 async fn set_status(bank: &Bank<'_>, account: &str, status: &str) -> anyhow::Result<bool> {
     let answer = bank.send_as(Method::PATCH, &account_path(account), &json!({"status": status})).await?;
-    ensure!(answer.status == 200 || answer.outcome() == "account_not_empty", "{}", answer.text());
+    expect!(answer.status == 200 || answer.outcome() == "account_not_empty", "{}", answer.text());
     Ok(answer.status == 200)
 }

@@ -104,16 +104,16 @@ impl Begun {
             let shown = bank.show(hold).await?;
             let balance = bank.balance(&hold.debit).await?;
             let told = || format!("{case:?}: {} {shown} {balance:?}", answer.text());
-            ensure!(answer.is_replay() && answer.outcome() == case.ends, "{}", told());
-            ensure!(shown["status"] == case.status && shown["captured"] == case.captured, "{}", told());
-            ensure!((balance.0.as_str(), balance.1.as_str()) == case.balance, "{}", told());
-            ensure!(bank.balance(&hold.credit).await?.0 == case.captured, "{}", told());
+            expect!(answer.is_replay() && answer.outcome() == case.ends, "{}", told());
+            expect!(shown["status"] == case.status && shown["captured"] == case.captured, "{}", told());
+            expect!((balance.0.as_str(), balance.1.as_str()) == case.balance, "{}", told());
+            expect!(bank.balance(&hold.credit).await?.0 == case.captured, "{}", told());
             let found = bank.transfer(id_of(body).parse()?, &hold.debit).await?;
             let status = if case.ends == "posted" { "posted" } else { "rejected" };
-            ensure!(found["status"] == status && found["hold"] == json!(hold.id), "{found}");
+            expect!(found["status"] == status && found["hold"] == json!(hold.id), "{found}");
             if case.ends == "posted" {
                 // The stored answer has the balances after the release of the rest.
-                ensure!(answer.json()?["debit_account"]["held"] == balance.1, "{}", told());
+                expect!(answer.json()?["debit_account"]["held"] == balance.1, "{}", told());
             }
         }
         Ok(())

@@ -100,9 +100,9 @@ async fn end(bank: &Bank<'_>, hold: &Held, delays_ms: [usize; REQUESTS]) -> anyh
         ensure!(release.outcome() == expected, "the hold is {status}, and they were told {told:?}");
     }
     ensure!(final_ones == usize::from(status == "captured"), "the hold is {status}, and they were told {told:?}");
-    ensure!(shown["captured"] == money(captured) && shown["remaining"] == "0.00", "{shown} {told:?}");
-    ensure!(bank.balance(&hold.debit).await? == (money(1000 - captured), "0.00".to_owned()), "{told:?}");
-    ensure!(bank.balance(&hold.credit).await?.0 == money(captured), "{told:?}");
+    expect!(shown["captured"] == money(captured) && shown["remaining"] == "0.00", "{shown} {told:?}");
+    expect!(bank.balance(&hold.debit).await? == (money(1000 - captured), "0.00".to_owned()), "{told:?}");
+    expect!(bank.balance(&hold.credit).await?.0 == money(captured), "{told:?}");
     Ok(status)
 }
 
@@ -153,14 +153,14 @@ async fn race(
         }
         // A saga reserves the money before the register refuses it.
         let is_short = answer.outcome() == "insufficient_funds" && funds == "0.00";
-        ensure!(answer.status == 422 && (answer.outcome() == "already_reversed" || is_short), "{}", answer.text());
+        expect!(answer.status == 422 && (answer.outcome() == "already_reversed" || is_short), "{}", answer.text());
     }
     ensure!(winners.len() == wins, "{} reversals won", winners.len());
     let shown = bank.transfer(original, payer).await?;
     let by = shown["reversed_by"].as_array().context("no reversals are shown")?;
-    ensure!(shown["reversed_amount"] == money(reversed) && by.len() == wins, "{shown}");
-    ensure!(winners.iter().all(|winner| by.contains(winner)), "{shown}");
-    ensure!((shown["status"] == "reversed") == (reversed == 1000), "{shown}");
+    expect!(shown["reversed_amount"] == money(reversed) && by.len() == wins, "{shown}");
+    expect!(winners.iter().all(|winner| by.contains(winner)), "{shown}");
+    expect!((shown["status"] == "reversed") == (reversed == 1000), "{shown}");
     ensure!(bank.balance(payer).await?.0 == money(reversed));
     ensure!(bank.balance(payee).await?.0 == money(cents(funds)? + 1000 - reversed));
     Ok(())
@@ -182,28 +182,28 @@ async fn many_requests_with_one_id_have_one_effect_and_one_answer() -> anyhow::R
         let id = Uuid::now_v7();
         let order = payment_body(id, &payer, &payee, "30.00");
         let held = one_answer(bank, "/v1/holds", &order).await?;
-        ensure!(held["debit_account"]["held"] == "30.00", "{held}");
+        expect!(held["debit_account"]["held"] == "30.00", "{held}");
         let hold = Held { id, debit: payer.clone(), credit: payee.clone() };
 
         // Captures a part and all that remains, and releases a second hold.
         let part = json!({"id": Uuid::now_v7(), "amount": "5.00", "final": false});
         let captured = one_answer(bank, &hold.path("/capture"), &part).await?;
-        ensure!(captured["amount"] == "5.00" && captured["debit_account"]["held"] == "25.00", "{captured}");
+        expect!(captured["amount"] == "5.00" && captured["debit_account"]["held"] == "25.00", "{captured}");
         let capture = Uuid::now_v7();
         let rest = json!({"id": capture, "amount": "20.00"});
         let captured = one_answer(bank, &hold.path("/capture"), &rest).await?;
-        ensure!(captured["status"] == "posted" && captured["debit_account"]["held"] == "0.00", "{captured}");
+        expect!(captured["status"] == "posted" && captured["debit_account"]["held"] == "0.00", "{captured}");
         ensure!(bank.balance(&payer).await? == ("25.00".to_owned(), "0.00".to_owned()));
         ensure!(bank.balance(&payee).await?.0 == "25.00", "the captures should have taken effect once");
 
         let reversal = json!({"id": Uuid::now_v7()});
         let reversed = one_answer(bank, &transfer_path(capture, &payer, "/reverse"), &reversal).await?;
-        ensure!(reversed["amount"] == "20.00", "{reversed}");
+        expect!(reversed["amount"] == "20.00", "{reversed}");
         ensure!(bank.balance(&payee).await?.0 == "5.00", "the reversal should have taken effect once");
 
         let second = bank.hold(&payer, &payee, "40.00", None).await?;
         let released = one_answer(bank, &second.path("/release"), &json!({})).await?;
-        ensure!(released["status"] == "released", "{released}");
+        expect!(released["status"] == "released", "{released}");
         ensure!(bank.balance(&payer).await? == ("45.00".to_owned(), "0.00".to_owned()));
     }
     finish(cluster).await
@@ -219,9 +219,9 @@ async fn one_answer(bank: &Bank<'_>, path: &str, body: &Value) -> anyhow::Result
     });
     let answers: Vec<Answer> = join_all(requests).await.into_iter().collect::<anyhow::Result<_>>()?;
     for answer in &answers {
-        ensure!(matches!(answer.status, 200 | 201), "{path}: {} {}", answer.status, answer.text());
+        expect!(matches!(answer.status, 200 | 201), "{path}: {} {}", answer.status, answer.text());
         // A release creates nothing, so its first answer is 200 as well.
-        ensure!(answer.status == 200 || !answer.is_replay(), "{path}: {} {}", answer.status, answer.text());
+        expect!(answer.status == 200 || !answer.is_replay(), "{path}: {} {}", answer.status, answer.text());
     }
     let first = answers.iter().filter(|answer| !answer.is_replay()).count();
     ensure!(first == 1, "{path}: one answer should be the first, but {first} are no replays");
@@ -298,7 +298,7 @@ async fn one_id_is_one_transfer(payee_shard: &str, scope: &str) -> anyhow::Resul
     order["metadata"] = json!({"invoice": "1"});
 
     let body = one_answer(bank, "/v1/transfers", &order).await?;
-    ensure!(body["status"] == "posted" && body["scope"] == scope, "{body}");
+    expect!(body["status"] == "posted" && body["scope"] == scope, "{body}");
     ensure!(bank.balance(&payee).await?.0 == "7.00", "the money moved more than once, or not at all");
 
     // The other content may name an account of another shard.
@@ -313,12 +313,12 @@ async fn one_id_is_one_transfer(payee_shard: &str, scope: &str) -> anyhow::Resul
         let mut other = order.clone();
         other[field] = value;
         let answer = bank.send("/v1/transfers", &other).await?;
-        ensure!(answer.status == 422 && answer.code() == "idempotency_mismatch", "{field}: {}", answer.text());
-        ensure!(answer.json()?["field"] == field, "{field}: {}", answer.text());
+        expect!(answer.status == 422 && answer.code() == "idempotency_mismatch", "{field}: {}", answer.text());
+        expect!(answer.json()?["field"] == field, "{field}: {}", answer.text());
     }
     // The first result stays replayable.
     let again = bank.send("/v1/transfers", &order).await?;
-    ensure!(again.is_replay() && again.status == 200 && again.json()? == body, "{}", again.text());
+    expect!(again.is_replay() && again.status == 200 && again.json()? == body, "{}", again.text());
     ensure!(bank.balance(&payee).await?.0 == "7.00", "a mismatch had an effect");
     let stored = format!("SELECT count(*) FROM {} WHERE id = '{id}'", database::TRANSFERS);
     for (shard, expected) in cluster.status().shards.iter().zip([1, 0, 0]) {
@@ -338,10 +338,10 @@ async fn one_id_with_two_payers_is_two_transfers() -> anyhow::Result<()> {
         let payer = bank.account(shard, "5.00").await?;
         let order = payment_body(id, &payer, &payee, "1.00");
         let answer = bank.send("/v1/transfers", &order).await?;
-        ensure!(answer.status == 201, "{}", answer.text());
+        answer.expect_status(201)?;
     }
     ensure!(bank.balance(&payee).await?.0 == "2.00");
     let ambiguous = bank.client.call(0, Method::GET, &format!("/v1/transfers/{id}"), None).await?;
-    ensure!(ambiguous.status == 409 && ambiguous.code() == "ambiguous_id", "{}", ambiguous.text());
+    expect!(ambiguous.status == 409 && ambiguous.code() == "ambiguous_id", "{}", ambiguous.text());
     finish(cluster).await
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::ensure;
 use testkit::{cluster::Cluster, node::Folder};
 use tokio::process::Command;
 
@@ -18,7 +17,7 @@ const LINTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/description");
 async fn run_against_a_cluster(program: &mut Command) -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1).await?;
     let printed = run(program.arg(&cluster.status().routers[0].url)).await?;
-    ensure!(printed.ends_with("has 74.00 EUR"), "{printed}");
+    expect!(printed.ends_with("has 74.00 EUR"), "{printed}");
     cluster.verify_and_finish().await
 }
 

@@ -172,6 +172,6 @@ pub async fn run(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = output.await.with_context(|| format!("cannot run {program}"))?;
     let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
-    ensure!(output.status.success(), "{program}: {}\n{printed}", output.status);
+    expect!(output.status.success(), "{program}: {}\n{printed}", output.status);
     Ok(printed)
 }

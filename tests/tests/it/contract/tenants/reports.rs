@@ -82,7 +82,7 @@ impl TwoTenants {
             .collect();
         let paid = self.operator().post("/v1/transfers:batch", &json!({"transfers": orders}), "200").await?;
         let results = paid["results"].as_array().context("no results")?;
-        ensure!(results.iter().all(|result| result["status"] == "posted"), "{paid}");
+        expect!(results.iter().all(|result| result["status"] == "posted"), "{paid}");
         for (debit, note) in [(till, "own"), (rival_till, SECRET)] {
             for _ in 0..3 {
                 self.operator().post("/v1/holds", &order(debit, safe, "1.00", note), "201 held").await?;
@@ -166,18 +166,18 @@ async fn a_tenants_lists_have_what_touches_its_own_accounts() -> anyhow::Result<
     ensure!(found.len() == 12, "{} transfers", found.len());
     for transfer in found {
         let debit = text(&transfer, "debit")?;
-        ensure!(debit == tenants.till || transfer["credit"] == tenants.till, "{transfer}");
+        expect!(debit == tenants.till || transfer["credit"] == tenants.till, "{transfer}");
         let is_own = debit.starts_with(&tenants.shop_prefix);
         ensure!(is_own == transfer["debit_account"].is_object(), "the payer's balances: {transfer}");
-        ensure!(!transfer.to_string().contains(SECRET), "{transfer}");
+        expect!(!transfer.to_string().contains(SECRET), "{transfer}");
         let path = format!("/v1/transfers/{}?debit={}", text(&transfer, "id")?, escaped(debit));
         let read = without_steps(tenants.shop().read(&path, "200 posted").await?);
         let listed = without_steps(transfer);
-        ensure!(read == listed, "{listed}\n {read}");
+        expect!(read == listed, "{listed}\n {read}");
     }
     // Only payments of the rival pass this filter.
     let none = tenants.shop().walk(&format!("{path}&metadata=note={SECRET}")).await?;
-    ensure!(none.is_empty(), "{none:?}");
+    expect!(none.is_empty(), "{none:?}");
     // A hold is listed for its debit account only, so the rival's holds that credit the safe are not listed.
     ensure!(tenants.shop().walk(&format!("/v1/holds?account={till}&limit=2")).await?.len() == 3);
     ensure!(tenants.shop().walk(&format!("/v1/holds?account={safe}&limit=2")).await?.is_empty());
@@ -187,8 +187,8 @@ async fn a_tenants_lists_have_what_touches_its_own_accounts() -> anyhow::Result<
         let page = tenants.shop().get(&format!("{path}&limit=500")).await?;
         let table = tenants.shop().csv(&path).await?;
         // The entries are the opening, twelve transfers and three holds.
-        ensure!(items(&page)?.len() == 16 && table.lines.len() == 16, "{page}");
-        ensure!(!page.to_string().contains(SECRET) && !table.body.contains(SECRET), "{page}");
+        expect!(items(&page)?.len() == 16 && table.lines.len() == 16, "{page}");
+        expect!(!page.to_string().contains(SECRET) && !table.body.contains(SECRET), "{page}");
     }
     tenants.finish().await
 }
@@ -224,18 +224,18 @@ async fn a_tenant_lists_and_sums_its_own_accounts_only() -> anyhow::Result<()> {
     let own = [&tenants.safe, &tenants.till];
     let listed = shop.get(&format!("/v1/accounts?at={at}")).await?;
     let ids: Vec<&Value> = items(&listed)?.iter().map(|account| &account["id"]).collect();
-    ensure!(ids == own && listed["accounts"] == own.len(), "{listed}");
+    expect!(ids == own && listed["accounts"] == own.len(), "{listed}");
     for path in [format!("/v1/accounts?at={at}"), "/v1/accounts".to_owned()] {
         let table = shop.csv(&path).await?;
         let ids: Vec<&String> = table.lines.iter().map(|line| &line[0]).collect();
-        ensure!(ids == own && !table.body.contains(SECRET), "{}", table.body);
+        expect!(ids == own && !table.body.contains(SECRET), "{}", table.body);
     }
     // Three deposits and three refunds came to the two accounts, and three invoices left them, each of 7.00.
     let sums = shop.get(&format!("/v1/balances?at={at}")).await?;
     let expected = json!([{"asset": "EUR", "posted": "21.00", "held": "3.00", "accounts": 2}]);
-    ensure!(sums["data"] == expected, "{sums}");
+    expect!(sums["data"] == expected, "{sums}");
     let table = shop.csv(&format!("/v1/balances?at={at}")).await?;
-    ensure!(table.lines == [["EUR", "21.00", "3.00", "2"]], "{}", table.body);
+    expect!(table.lines == [["EUR", "21.00", "3.00", "2"]], "{}", table.body);
 
     let begins_both = &tenants.shop_prefix[.."{shop4".len()];
     let without_colon = tenants.shop_prefix.trim_end_matches(':');
@@ -245,10 +245,10 @@ async fn a_tenant_lists_and_sums_its_own_accounts_only() -> anyhow::Result<()> {
         {
             shop.read(&path, "403 not_permitted at=?prefix").await?;
             let reply = shop.text(&path, "text/csv").await?;
-            ensure!(reply.status == 403 && !reply.body.contains(&tenants.rival_till), "{path}: {}", reply.body);
+            expect!(reply.status == 403 && !reply.body.contains(&tenants.rival_till), "{path}: {}", reply.body);
         }
         let reply = shop.text(&format!("/v1/accounts?prefix={prefix}"), "text/csv").await?;
-        ensure!(reply.status == 403, "{prefix}: {}", reply.body);
+        expect!(reply.status == 403, "{prefix}: {}", reply.body);
     }
     let narrower = format!("/v1/accounts?at={at}&prefix={}", escaped(&format!("{}s", tenants.shop_prefix)));
     ensure!(shop.get(&narrower).await?["accounts"] == 1);
