@@ -30,7 +30,7 @@ use crate::{
 /// The number of findings of a kind that are printed.
 const SHOWN: usize = 20;
 
-/// What a run without findings consisted of.
+/// The numbers of orders and holds in a run without findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub posted: usize,
@@ -53,7 +53,7 @@ pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summa
     holds_expire(cluster).await?;
     comes_to_rest(cluster).await?;
     let books = Books::read(cluster.status()).await?;
-    let mut summary = compare(&history.records, &books)?;
+    let mut summary = compare(history.opening.iter().chain(&history.records), &books)?;
     let findings = lives::findings(cluster, &history.lives).await?;
     ensure!(findings.is_empty(), "{} findings about holds:\n{}", findings.len(), shown(&findings));
     summary.holds = history.lives.len();
@@ -62,7 +62,7 @@ pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summa
     Ok(summary)
 }
 
-fn compare(records: &[Record], books: &Books) -> anyhow::Result<Summary> {
+fn compare<'r>(records: impl IntoIterator<Item = &'r Record>, books: &Books) -> anyhow::Result<Summary> {
     let mut findings: Vec<String> = Vec::new();
     let mut summary = Summary::default();
     let mut expected: HashMap<&str, i64> = HashMap::new();

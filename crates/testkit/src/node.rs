@@ -122,17 +122,7 @@ impl NodeConfig {
 
     /// The first request of a router.
     pub fn identify(&self) -> anyhow::Result<wire::IdentifyRequest> {
-        let assets = AssetRegistry::with_declared([])?;
-        let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
-        Ok(wire::IdentifyRequest {
-            cluster: self.cluster.as_bytes().to_vec().into(),
-            shard: self.shard.clone(),
-            slots: RoutingFacts::OWN.slots,
-            hash_seed: RoutingFacts::OWN.hash_seed,
-            caller: "a test".to_owned(),
-            assets: Some(assets_to_wire(ASSETS, &scales)),
-            ..Default::default()
-        })
+        identify_request(self.cluster, &self.shard)
     }
 
     /// The node's URL, as a shard map has it.
@@ -301,23 +291,14 @@ impl Node {
     }
 
     /// Executes operations and returns one reply for each.
-    pub async fn execute(&self, operations: &[ledger::operation::Operation]) -> anyhow::Result<Vec<Reply>> {
-        let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
-        let response = self
-            .rpc
-            .clone()
-            .execute(wire::ExecuteRequest { operations, traces: Vec::new(), assets_digest: ASSETS, sent_at_us: 0 })
-            .await?
-            .into_inner();
+    pub async fn execute(&self, operations: &[Operation]) -> anyhow::Result<Vec<Reply>> {
+        let response = self.rpc.clone().execute(execute_request(operations)).await?.into_inner();
         let replies = response.results.into_iter().map(|result| Ok(Reply::try_from(result)?));
         replies.collect()
     }
 
     /// Repeats one operation until it has a definite answer, as routers do.
-    pub async fn execute_until_definite(
-        &self,
-        operation: &ledger::operation::Operation,
-    ) -> anyhow::Result<ledger::outcome::Outcome> {
+    pub async fn execute_until_definite(&self, operation: &Operation) -> anyhow::Result<ledger::outcome::Outcome> {
         until("the operation has a definite answer", START, async || {
             let reply = self.execute(std::slice::from_ref(operation)).await?.pop();
             Ok(match reply {
@@ -378,6 +359,27 @@ impl Node {
     pub async fn status(&self) -> anyhow::Result<wire::StatusResponse> {
         Ok(self.rpc.clone().status(wire::StatusRequest {}).await?.into_inner())
     }
+}
+
+/// The request with which a test, like a router, identifies itself to a node and declares its assets.
+pub fn identify_request(cluster: ClusterId, shard: &str) -> anyhow::Result<wire::IdentifyRequest> {
+    let assets = AssetRegistry::with_declared([])?;
+    let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
+    Ok(wire::IdentifyRequest {
+        cluster: cluster.as_bytes().to_vec().into(),
+        shard: shard.to_owned(),
+        slots: RoutingFacts::OWN.slots,
+        hash_seed: RoutingFacts::OWN.hash_seed,
+        caller: "a test".to_owned(),
+        assets: Some(assets_to_wire(ASSETS, &scales)),
+        ..Default::default()
+    })
+}
+
+/// The request with which a test that has identified itself executes operations.
+pub fn execute_request(operations: &[Operation]) -> wire::ExecuteRequest {
+    let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
+    wire::ExecuteRequest { operations, traces: Vec::new(), assets_digest: ASSETS, sent_at_us: 0 }
 }
 
 pub fn account(id: &str) -> anyhow::Result<AccountId> {

@@ -21,11 +21,11 @@ use crate::{
     client::{Client, Verdict},
     cluster::{Cluster, Placement},
     history::{Attempt, Fate, Life, Record, RunClock},
-    seed::Seed,
+    seed::{Random, Seed},
     wait::until,
 };
 
-pub use accounts::Accounts;
+use accounts::Accounts;
 
 /// The time for which a client repeats a request after all faults are over.
 const PATIENCE_AFTER_HEALING: Duration = Duration::from_secs(60);
@@ -58,6 +58,8 @@ pub struct Mix {
 #[derive(Debug, Default)]
 pub struct History {
     pub records: Vec<Record>,
+    /// The payments that funded the accounts before the load started. Only the audit needs them.
+    pub opening: Vec<Record>,
     /// The holds. Their captures and reversals are in `records` as well.
     pub lives: Vec<Life>,
     /// Wrong answers, such as a replay that differs from the first answer, or a read that misses an answered write.
@@ -97,17 +99,34 @@ pub struct Load {
     stop: CancellationToken,
     clients: JoinSet<History>,
     progress: Arc<Progress>,
+    opening: Vec<Record>,
 }
 
 impl Load {
-    /// Starts the clients. They run until [`Load::finish`].
-    pub fn start(cluster: &Cluster, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
+    /// Opens `per_shard` ordinary accounts on each shard, with ids and choices from `random`, and starts the clients. They run until
+    /// [`Load::finish`].
+    pub async fn start(
+        cluster: &Cluster,
+        per_shard: usize,
+        random: &mut Random,
+        seed: &Seed,
+        mix: Mix,
+    ) -> anyhow::Result<Self> {
         let http = Arc::new(cluster.client().with_timeout(mix.request_timeout));
-        Self::start_through(&http, accounts, seed, mix)
+        Self::start_through(&http, cluster, per_shard, random, seed, mix).await
     }
 
     /// [`Load::start`] through the caller's client. The deadline of that client applies.
-    pub fn start_through(http: &Arc<Client>, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
+    pub async fn start_through(
+        http: &Arc<Client>,
+        cluster: &Cluster,
+        per_shard: usize,
+        random: &mut Random,
+        seed: &Seed,
+        mix: Mix,
+    ) -> anyhow::Result<Self> {
+        let (accounts, opening) = Accounts::open(cluster, per_shard, random).await?;
+        let accounts = Arc::new(accounts);
         let (stop, clock, progress) = (CancellationToken::new(), RunClock::default(), Arc::new(Progress::default()));
         let mut clients = JoinSet::new();
         for index in 0..mix.single_clients + mix.batch_clients {
@@ -123,7 +142,7 @@ impl Load {
             let task = TwoPhaseTask::new(http.clone(), accounts.clone(), seed.random(), clock, progress);
             clients.spawn(task.live(stop.clone()));
         }
-        Self { stop, clients, progress }
+        Ok(Self { stop, clients, progress, opening })
     }
 
     /// What the clients have seen so far.
@@ -143,7 +162,7 @@ impl Load {
     /// Stops the clients after each has a definite answer to everything that it has begun. Call it when all faults are over.
     pub async fn finish(mut self) -> anyhow::Result<History> {
         self.stop.cancel();
-        let mut history = History::default();
+        let mut history = History { opening: self.opening, ..History::default() };
         let all = async {
             while let Some(ended) = self.clients.join_next().await {
                 let found = ended.context("a client panicked")?;

@@ -8,7 +8,6 @@ mod rounds;
 use std::{
     collections::BTreeMap,
     str::FromStr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ use testkit::{
     audit::audit,
     cluster::{Cluster, Member},
     seed::{Random, Seed},
-    workload::{Accounts, History, Load, Mix, Seen},
+    workload::{History, Load, Mix, Seen},
 };
 
 /// The environment variable with the length of the run.
@@ -57,14 +56,12 @@ async fn whatever_is_killed_every_acknowledged_transfer_is_there_once() -> anyho
     cluster.set_fold_interval(0, Duration::from_millis(1)).await?;
     cluster.set_fold_interval(1, Duration::from_secs(24 * 60 * 60)).await?;
     cluster.set_fold_interval(2, Duration::from_millis(100)).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 8, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 8, &mut seed.random(), &seed, MIX).await?;
 
     let kills = kill_again_and_again(&mut cluster, &load, &mut seed.random()).await?;
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     eprintln!("chaos: {kills} kills; the clients were answered\n{}", history.answers());
-    history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
     eprintln!("chaos: {summary:?}; holds: {:?}", how_holds_ended(&history));
     ensure!(

@@ -1,7 +1,7 @@
 //! A shard with two nodes, of which the first freezes under load and thaws again. Routers continue with the second
 //! node, and the first node's outdated belief does no harm. Processes are also asked to end under the same load.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use shard_map::ShardMap;
@@ -12,7 +12,7 @@ use testkit::{
     node::{Folder, Node, NodeConfig},
     seed::Seed,
     wait::{section, until},
-    workload::{Accounts, Load, Mix, try_open_account},
+    workload::{Load, Mix, try_open_account},
 };
 
 const SHARD: &str = "s0";
@@ -41,8 +41,7 @@ async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::
     )?;
     let _second = Node::start(&second).await?;
     announce(&cluster, &second.url()).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 6, &mut seed.random(), &seed, MIX).await?;
 
     let first = cluster.process(Member::Node(0))?;
     first.freeze().await?;
@@ -54,8 +53,7 @@ async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::
     every_router_uses(&cluster, &cluster.status().shards[0].node_url).await?;
     section("SIGTERM", drains(&mut cluster)).await?;
 
-    let mut history = load.finish().await?;
-    history.records.extend(opening.records);
+    let history = load.finish().await?;
     eprintln!("failover: the clients were answered\n{}", history.answers());
     eprintln!("failover: {:?}", audit(&cluster, &history).await?);
     cluster.finish().await

@@ -95,7 +95,7 @@ async fn killed_in_the_middle(
     let mut import = cluster.spawn_shardctl(&[&["import"][..], arguments, &SLOWLY].concat())?;
     let rows = |path: &Path| -> anyhow::Result<u64> {
         let progress: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
-        progress["counts"]["rows"].as_u64().context("no rows")
+        progress["counts"]["rows"].as_u64().with_context(|| format!("expected rows in {progress}"))
     };
     until("some rows are confirmed", PATIENCE, async || Ok((rows(&file.progress())? > 0).then_some(()))).await?;
     let node = cluster.process(Member::Node(1))?;

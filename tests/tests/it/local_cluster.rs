@@ -292,7 +292,7 @@ async fn a_database_folder_that_is_missing_or_foreign_is_refused_and_never_creat
     refused(&cluster.shardctl(&["up"]).await?, &foreign)?;
     swap()?;
 
-    // Without the cluster's description, `up` creates no new cluster over the databases.
+    // Without the cluster's description, `up` must not create a new cluster over the databases.
     let description = cluster.data_dir().join("cluster.json");
     let kept = fs::read(&description)?;
     fs::remove_file(&description)?;

@@ -3,7 +3,7 @@
 mod crash_matrix;
 pub mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use testkit::{
@@ -12,7 +12,7 @@ use testkit::{
     database,
     seed::{Random, Seed},
     wait::until,
-    workload::{Accounts, Load, Mix, open_account},
+    workload::{Load, Mix, open_account},
 };
 use wire::MoveWishes;
 
@@ -38,8 +38,7 @@ fn finish() -> MoveWishes {
 async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     let seed = Seed::announce("moves");
     let cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     load.goes_on(100).await?;
 
     // The slots move to s1, s0 is cleaned up, and another move brings them back.
@@ -52,9 +51,8 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     back.until("taken").await?;
     load.goes_on(50).await?;
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
     ensure!(
         summary.cross_shard > 100 && summary.holds >= 10,
@@ -76,8 +74,7 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
 async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
     let seed = Seed::announce("reversed moves");
     let cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     load.goes_on(50).await?;
 
     let none = MoveWishes::default;
@@ -92,9 +89,8 @@ async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
     third.wish(finish()).await?;
     third.until("finished").await?;
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s0", HALF).await?;
     cluster.finish().await
@@ -104,8 +100,7 @@ async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
 async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     let seed = Seed::announce("moves given up");
     let cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     load.goes_on(50).await?;
 
     let abort = || MoveWishes { abort: Some(true), ..Default::default() };
@@ -146,9 +141,8 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     // The move can no longer be given up.
     ensure!(back.wish(abort()).await.is_err());
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     cluster.finish().await
 }
@@ -205,8 +199,7 @@ async fn whatever_is_killed_a_move_goes_on() -> anyhow::Result<()> {
     let seed = Seed::announce("moves under kills");
     let mut random = seed.random();
     let mut cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut random).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut random, &seed, MIX).await?;
     load.goes_on(50).await?;
 
     let victims = [Member::Node(0), Member::Node(1), Member::Postgres(0), Member::Postgres(1)];
@@ -232,9 +225,8 @@ async fn whatever_is_killed_a_move_goes_on() -> anyhow::Result<()> {
         direction.reverse();
     }
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     eprintln!("the clients were answered\n{}", history.answers());
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s1", HALF).await?;
     cluster.finish().await
@@ -251,8 +243,7 @@ fn shuffled(members: &[Member], random: &mut Random) -> Vec<Member> {
 async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     let seed = Seed::announce("an added shard");
     let mut cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     let comment = "# The operator's own remark.\n";
     let map = cluster.shard_map_path();
     std::fs::write(&map, format!("{comment}{}", std::fs::read_to_string(&map)?))?;
@@ -284,9 +275,8 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
     expect!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     cluster.refresh_status().await?;
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s2", (0, 16_383)).await?;

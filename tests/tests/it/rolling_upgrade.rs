@@ -19,7 +19,7 @@ use testkit::{
     process::Process,
     seed::Seed,
     wait::until,
-    workload::{Accounts, Load, Mix},
+    workload::{Load, Mix},
 };
 
 use clients::{OldOrders, OtherClients};
@@ -60,9 +60,8 @@ async fn nodes_and_routers_are_replaced_under_load_and_no_client_gets_an_error()
     let cluster = Cluster::start_from(programs.folder(), &["--nodes", "2"], SHARDS, ROUTERS).await?;
     let client = Arc::new(cluster.client().with_timeout(DEADLINE).behind_gateway());
     let migrates = !migrate(&cluster, 0, "--dry-run").await?.is_empty();
-    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
     let old = Arc::new(OldOrders::place(&cluster).await?);
-    let load = Load::start_through(&client, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start_through(&client, &cluster, 6, &mut seed.random(), &seed, MIX).await?;
     let others = OtherClients::start(&cluster, &client, &old).await?;
 
     let mut upgrade = Upgrade { cluster, programs, client: Arc::clone(&client), migrates };
@@ -71,7 +70,6 @@ async fn nodes_and_routers_are_replaced_under_load_and_no_client_gets_an_error()
 
     let mut history = load.finish().await?;
     let seen = others.finish().await?;
-    history.records.extend(opening.records);
     history.records.extend(old.history().records.iter().cloned());
     history.lives.extend(old.history().lives.iter().cloned());
     history.records.extend(seen.history.records);
@@ -190,7 +188,7 @@ impl Upgrade {
 
     /// Waits until the nodes of each shard have executed [`OF_EACH_VERSION`] more operations.
     async fn nodes_serve(&self) -> anyhow::Result<()> {
-        let carried_out = async || {
+        let executed = async || {
             let (client, status) = (&self.client, self.cluster.status());
             let mut operations = Vec::new();
             for shard in 0..status.shards.len() {
@@ -199,9 +197,9 @@ impl Upgrade {
             }
             anyhow::Ok(operations)
         };
-        let before = carried_out().await?;
+        let before = executed().await?;
         until("the nodes of each shard execute operations", PATIENCE, async || {
-            let now = carried_out().await?;
+            let now = executed().await?;
             Ok(now.iter().zip(&before).all(|(now, before)| now - before >= OF_EACH_VERSION.into()).then_some(()))
         })
         .await

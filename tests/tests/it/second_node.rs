@@ -1,10 +1,7 @@
 //! Tests of a shard with two nodes. The second one follows without writing, takes over when the first one dies, and gives the shard back
 //! (`docs/adr/0014`).
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use http::Method;
@@ -17,7 +14,7 @@ use testkit::{
     history::{Attempt, Order, Record, hold_body},
     seed::Seed,
     wait::{until, until_every},
-    workload::{Accounts, Load, Mix, open_payer_and_payee},
+    workload::{Load, Mix, open_payer_and_payee},
 };
 use uuid::Uuid;
 
@@ -57,11 +54,9 @@ async fn a_second_node_takes_over_and_gives_the_shard_back() -> anyhow::Result<(
     let seed = Seed::announce("second node");
     let mut cluster = Cluster::start_with_second_nodes(2, 2).await?;
     roles_are(&mut cluster, "active", "following, 0 bookings behind").await?;
-    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 6, &mut seed.random(), &seed, MIX).await?;
     let payment = takes_over(&mut cluster).await?;
     let mut history = load.finish().await?;
-    history.records.extend(opening.records);
     history.records.push(payment);
     eprintln!("second node: {:?}", audit(&cluster, &history).await?);
     roles_are(&mut cluster, "active", "following, 0 bookings behind").await?;

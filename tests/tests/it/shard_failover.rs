@@ -2,7 +2,7 @@
 //! primary its stand-by, and back again. The audit compares every answer with the databases. Other tests interrupt a failover at each step,
 //! have two nodes for each shard, and have a stand-by that lacks what the primary has.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use testkit::{
@@ -11,7 +11,7 @@ use testkit::{
     database,
     seed::Seed,
     wait::{section, until},
-    workload::{Accounts, Load, Mix, open_account, try_open_account},
+    workload::{Load, Mix, open_account, try_open_account},
 };
 
 const SHARD: &str = "s0";
@@ -37,8 +37,7 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
     }
     let before = ports(&cluster)?;
     let (primary, standby) = before[0];
-    let (accounts, opening) = Accounts::open(&cluster, 4, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 4, &mut seed.random(), &seed, MIX).await?;
 
     let would = cluster.shardctl_json(&["shard", "failover", SHARD, "--dry-run", "--json"]).await?;
     expect!(
@@ -52,8 +51,7 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
 
     section("there", fails_over(&mut cluster, "there", (standby, primary))).await?;
     section("back", fails_over(&mut cluster, "back", (primary, standby))).await?;
-    let mut history = load.finish().await?;
-    history.records.extend(opening.records);
+    let history = load.finish().await?;
     eprintln!("shard_failover: the clients were answered\n{}", history.answers());
     eprintln!("shard_failover: {:?}", audit(&cluster, &history).await?);
     let lost = cluster.shardctl(&["reconcile", "--json"]).await?;
@@ -83,7 +81,7 @@ async fn a_cluster_keeps_the_standbys_that_it_was_created_with() -> anyhow::Resu
 async fn fails_over(cluster: &mut Cluster, name: &str, expected: (u16, u16)) -> anyhow::Result<()> {
     let done = cluster.shardctl_json(&["shard", "failover", SHARD, "--yes", "--json"]).await?;
     expect!(done["ready"] == true && done["primary_port"] == expected.0, "{done}");
-    let aside = done["former_folder"].as_str().context("no folder of the former primary")?;
+    let aside = done["former_folder"].as_str().with_context(|| format!("expected former_folder in {done}"))?;
     ensure!(
         std::path::Path::new(aside).join("PG_VERSION").exists(),
         "the former primary's folder {aside} does not exist"
@@ -110,8 +108,7 @@ const ABORT: &str = "SHARDLEDGER_FAILOVER_ABORT";
 async fn a_failover_that_was_interrupted_at_any_step_is_finished_or_undone() -> anyhow::Result<()> {
     let seed = Seed::announce("interrupted failover");
     let mut cluster = Cluster::start_with_standbys("async", 4, 1).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 8, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 8, &mut seed.random(), &seed, MIX).await?;
     let before = ports(&cluster)?;
     section("interrupted before a step, then run again", async {
         for (shard, step) in STEPS.iter().enumerate() {
@@ -134,8 +131,7 @@ async fn a_failover_that_was_interrupted_at_any_step_is_finished_or_undone() -> 
         cluster.down().await?;
         cluster.up().await?;
         // Until the failovers are finished or undone, the clients cannot get a definite answer.
-        let mut history = load.finish().await?;
-        history.records.extend(opening.records);
+        let history = load.finish().await?;
         let found = ports(&cluster)?;
         ensure!(found[0] == before[0], "the failover of s0 had promoted nothing and is undone: {found:?}");
         for shard in 1..STEPS.len() {
@@ -153,8 +149,7 @@ async fn a_failover_that_was_interrupted_at_any_step_is_finished_or_undone() -> 
 async fn a_shard_with_two_nodes_and_an_asynchronous_standby_survives_each_kind_of_failure() -> anyhow::Result<()> {
     let seed = Seed::announce("two nodes and a standby");
     let mut cluster = Cluster::start_with_options(&["--nodes", "2", "--standby", "async"], 2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 6, &mut seed.random(), &seed, MIX).await?;
     let before = ports(&cluster)?;
     let failover = ["shard", "failover", "s0", "--yes", "--json"];
     section("the active node is killed, and the database fails over", async {
@@ -171,8 +166,7 @@ async fn a_shard_with_two_nodes_and_an_asynchronous_standby_survives_each_kind_o
     })
     .await?;
     section("the primary is killed", cluster.kill_and_recover(&[Member::Postgres(0), Member::Node(1)])).await?;
-    let mut history = load.finish().await?;
-    history.records.extend(opening.records);
+    let history = load.finish().await?;
     eprintln!("two nodes and a standby: {:?}", audit(&cluster, &history).await?);
     section("the folder of a stand-by is gone after a crash", async {
         let gone = cluster.data_dir().join("pg/s1.second").canonicalize()?;

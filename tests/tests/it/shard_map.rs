@@ -3,7 +3,7 @@
 mod check;
 mod stale_routers;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use http::Method;
@@ -16,7 +16,7 @@ use testkit::{
     history::Attempt,
     seed::Seed,
     wait::{section, until},
-    workload::{Accounts, Load, Mix},
+    workload::{Load, Mix},
 };
 
 /// The time within which the routers must notice an edited file on a busy machine.
@@ -36,9 +36,8 @@ const MIX: Mix = Mix {
 async fn no_edit_of_the_map_loses_a_request_or_misleads_a_write() -> anyhow::Result<()> {
     let seed = Seed::announce("shard map");
     let cluster = Cluster::start(3, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 4, &mut seed.random()).await?;
     let maps = Maps::new(&cluster);
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 4, &mut seed.random(), &seed, MIX).await?;
 
     section("re-ordered", a_map_that_says_the_same_in_another_order_is_taken(&maps)).await?;
     section("broken", a_broken_map_is_refused_with_its_line_and_the_old_one_serves(&maps)).await?;
@@ -52,7 +51,6 @@ async fn no_edit_of_the_map_loses_a_request_or_misleads_a_write() -> anyhow::Res
         history.records.iter().flat_map(|record| &record.attempts).filter(|a| is_lost(a)).collect();
     ensure!(lost.is_empty(), "{} requests were lost to an edit of a file: {:?}", lost.len(), lost.first());
     ensure!(history.records.len() > 50, "the load should have more than 50 orders, not {}", history.records.len());
-    history.records.extend(opening.records);
     history.records.extend(maps.take_records());
     eprintln!("shard map: {:?}", audit(&cluster, &history).await?);
     cluster.finish().await
@@ -157,7 +155,8 @@ async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Map
     for state in &refused {
         // A router that serves an old map is ready nevertheless.
         expect!(state["status"] == "ready" && state["shard_map"]["version"] == 2, "{state}");
-        let line = state["shard_map"]["refused"]["line"].as_u64().context("no line")?;
+        let line =
+            state["shard_map"]["refused"]["line"].as_u64().with_context(|| format!("expected line in {state}"))?;
         let text = broken.lines().nth(usize::try_from(line)?.saturating_sub(1)).unwrap_or_default();
         ensure!(text.starts_with("slots"), "line {line}, {text:?}, is not the broken line: {state}");
     }
@@ -177,7 +176,7 @@ async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Map
 async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()> {
     // The file on disk is the broken one. The routers still serve the map before it.
     let serving = maps.ask_routers("/admin/shard-map").await?;
-    let shards = serving[0]["shards"].as_array().context("no shards")?.clone();
+    let shards = serving[0]["shards"].as_array().with_context(|| format!("expected shards in {serving:?}"))?.clone();
     let text = map_text(&serving[0]["cluster"], 3, &shards)?;
     maps.replace(&text)?;
     maps.wait_for_version(3).await?;

@@ -60,7 +60,7 @@ async fn a_sum_as_of_a_time_that_takes_long_keeps_no_other_read_waiting() -> any
     // A time in the future means the time of the request.
     let then = client.get(0, "/v1/balances?prefix=payee:&at=2100-01-01T00:00:00Z").await?;
     expect!(sum_of(&then)? == ("600.00".to_owned(), ACCOUNTS as u64), "{then}");
-    let at = then["at"].as_str().context("no time")?;
+    let at = then["at"].as_str().with_context(|| format!("expected at in {then}"))?;
     pay_all(&client).await?;
     all_folded(&cluster).await?;
     let path = format!("/v1/balances?prefix=payee:&at={at}");

@@ -22,7 +22,7 @@ use testkit::{
     node,
     seed::Seed,
     wait::until,
-    workload::{Accounts, Load, Mix, open_account},
+    workload::{Load, Mix, open_account},
 };
 use tokio::task::JoinSet;
 use wire::convert::operation_to_wire;
@@ -56,8 +56,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     let Err(error) = stranger else { bail!("a client without the authority was answered: {stranger:?}") };
     expect!(error.not_sent && error.reason.contains("UnknownIssuer"), "{error}");
 
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     // A new shard is added. `init` asks the nodes of the other shards, and slots move from node to node.
     cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
     let plan = cluster.data_dir().join("log").join("plan.toml");
@@ -66,9 +65,8 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     cluster.shardctl_json(&["move", "apply", plan, "--json"]).await?;
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
     expect!(applied["moves"][0]["phase"] == "finished", "{applied}");
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     cluster.refresh_status().await?;
     let summary = audit(&cluster, &history).await?;
     ensure!(summary.cross_shard > 20, "the load did too little for the run to prove anything: {summary:?}");
@@ -195,8 +193,7 @@ async fn readiness(cluster: &Cluster) -> anyhow::Result<Value> {
 async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyhow::Result<()> {
     let seed = Seed::announce("tls renewal");
     let mut cluster = Cluster::start_with_options(&["--tls"], 2, 1).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
 
     // The connections of the load stay open. These clients connect for each request.
     let urls: Vec<String> = cluster.status().routers.iter().map(|router| router.url.clone()).collect();
@@ -228,9 +225,8 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     while let Some(ended) = visitors.join_next().await {
         ended??;
     }
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
 
     // New connections between all processes work with the new certificates.

@@ -255,7 +255,7 @@ async fn violated(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
     let (_, report) = text.split_once('\n').with_context(|| format!("no report: {text}"))?;
     let report: Value = serde_json::from_str(report).with_context(|| format!("no report: {text}"))?;
     let mut named = BTreeSet::new();
-    for invariant in report["invariants"].as_array().context("no invariants")? {
+    for invariant in report["invariants"].as_array().with_context(|| format!("expected invariants in {report}"))? {
         if invariant["violations"].as_u64().unwrap_or_default() > 0 {
             ensure!(invariant["examples"][0]["subject"].is_string(), "the invariant has no example: {invariant}");
             named.insert(invariant["id"].as_str().unwrap_or_default().to_owned());

@@ -28,7 +28,7 @@ pub struct RouterStatus {
     pub admin_url: String,
     pub pid: Option<i32>,
     pub state: String,
-    /// For how many shards it works: `all`, `some` or `none`.
+    /// The shards at which reads or writes work: `all`, `some` or `none`.
     pub reads: String,
     pub writes: String,
 }

@@ -1,6 +1,6 @@
 //! The accounts of a run.
 
-use super::{History, PATIENCE, open_account};
+use super::{PATIENCE, open_account};
 use crate::{
     client::{Client, Verdict},
     cluster::Cluster,
@@ -27,8 +27,12 @@ struct Shard {
 }
 
 impl Accounts {
-    /// Opens and funds the accounts, and returns the history of that.
-    pub async fn open(cluster: &Cluster, per_shard: usize, random: &mut Random) -> anyhow::Result<(Self, History)> {
+    /// Opens and funds the accounts. Returns the payments that fund them as well.
+    pub async fn open(
+        cluster: &Cluster,
+        per_shard: usize,
+        random: &mut Random,
+    ) -> anyhow::Result<(Self, Vec<Record>)> {
         let (client, placement) = (cluster.client(), cluster.placement()?);
         let mut shards = Vec::new();
         for shard in &cluster.status().shards {
@@ -39,7 +43,7 @@ impl Accounts {
                 ordinary: ordinary.collect::<anyhow::Result<_>>()?,
             });
         }
-        let mut history = History::default();
+        let mut opening = Vec::new();
         for shard in &shards {
             open_account(&client, &shard.treasury, "unlimited").await?;
             open_account(&client, &shard.hot, "unlimited").await?;
@@ -47,10 +51,10 @@ impl Accounts {
                 open_account(&client, id, "0.00").await?;
                 let (debit, credit) = (shard.treasury.clone(), id.clone());
                 let order = Order { id: random.uuid(), debit, credit, amount: FUNDS };
-                history.records.push(fund(&client, order).await?);
+                opening.push(fund(&client, order).await?);
             }
         }
-        Ok((Self { shards }, history))
+        Ok((Self { shards }, opening))
     }
 
     /// A random order between two of the accounts.

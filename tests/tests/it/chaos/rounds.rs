@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,7 @@ use testkit::{
     audit::audit,
     cluster::Cluster,
     seed::{Random, Seed},
-    workload::{Accounts, Load},
+    workload::Load,
 };
 
 use super::{
@@ -70,9 +69,8 @@ async fn round(seed: &Seed, faults: &[Fault], length: Duration, page: &mut Repor
     let mut random = seed.random();
     let drawn = draw(faults, &mut random);
     let mut cluster = Cluster::start(SHARDS, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 8, &mut random).await?;
     let placement = cluster.placement()?;
-    let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
+    let load = Load::start(&cluster, 8, &mut random, seed, MIX).await?;
     let (begun, mut moving) = (Instant::now(), Moving::default());
     let mut proofs: BTreeMap<Fault, Vec<String>> = BTreeMap::new();
     let mut events = Vec::new();
@@ -96,9 +94,8 @@ async fn round(seed: &Seed, faults: &[Fault], length: Duration, page: &mut Repor
     let went_on = begun.elapsed();
     let detail = "no further faults; moves end, processes are back".to_owned();
     events.push(Event { kind: "healing".to_owned(), from_s, to_s: went_on.as_secs_f64(), detail });
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     let timeline = report::timeline(&history.records, &placement, events, went_on);
-    history.records.extend(opening.records);
     let attempts: usize = history.records.iter().map(|record| record.attempts.len()).sum();
     let audited = audit(&cluster, &history).await.with_context(|| format!("after {proofs:?}"));
     let (is_clean, line) = match &audited {

@@ -237,7 +237,7 @@ impl Api {
             let (parts, body) = self.http.request(request).await?.into_parts();
             Ok((parts, body.collect().await?.to_bytes()))
         };
-        tokio::time::timeout(PATIENCE, exchange).await.context("no answer")?
+        tokio::time::timeout(PATIENCE, exchange).await.with_context(|| format!("no answer within {PATIENCE:?}"))?
     }
 }
 

@@ -182,7 +182,7 @@ fn parse(item: &str, accounts: &[String]) -> anyhow::Result<Value> {
 /// The results, one text each, such as `rejected insufficient_funds debit replayed`. They must have the ids of the items, in the same
 /// order.
 pub fn results(body: &Value, items: &[Value]) -> anyhow::Result<Vec<String>> {
-    let results = body["results"].as_array().context("no results")?;
+    let results = body["results"].as_array().with_context(|| format!("expected results in {body}"))?;
     ensure!(results.len() == items.len(), "{} results for {} items", results.len(), items.len());
     results
         .iter()

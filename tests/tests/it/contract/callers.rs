@@ -104,7 +104,15 @@ pub struct CsvAnswer {
 
 /// Returns the items of a page.
 pub fn items(page: &Value) -> anyhow::Result<&Vec<Value>> {
-    page["data"].as_array().with_context(|| page.to_string())
+    page["data"].as_array().with_context(|| format!("expected data in {page}"))
+}
+
+/// Checks that all results of a batch have this status.
+pub fn results_are(batch: &Value, status: &str) -> anyhow::Result<()> {
+    let results = batch["results"].as_array().with_context(|| format!("expected results in {batch}"))?;
+    let other = results.iter().find(|result| result["status"] != status);
+    ensure!(other.is_none(), "an item should be {status}: {other:?}");
+    Ok(())
 }
 
 /// Returns a member that is a text.

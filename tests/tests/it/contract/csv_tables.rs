@@ -8,7 +8,7 @@ use testkit::{
 };
 
 use super::{
-    callers::{CSV, CsvAnswer, items, text},
+    callers::{CSV, CsvAnswer, items, results_are, text},
     reports::{History, statement_path},
     stage::Stage,
 };
@@ -54,8 +54,7 @@ async fn a_whole_list_has_the_accounts_of_all_its_parts() -> anyhow::Result<()> 
         .map(|n| json!({"id": format!("{prefix}{:07}", n * 7_919 % 1_000_003), "asset": "EUR"}))
         .collect();
     let opened = caller.post("/v1/accounts:batch", &json!({"accounts": accounts}), "200").await?;
-    let results = opened["results"].as_array().context("no results")?;
-    expect!(results.iter().all(|result| result["status"] == "created"), "{opened}");
+    results_are(&opened, "created")?;
     let mut ids: Vec<String> = accounts.iter().map(|one| cell(&one["id"])).collect();
     ids.sort();
 
@@ -109,9 +108,9 @@ async fn no_cell_is_a_formula_and_every_text_can_be_read_back() -> anyhow::Resul
         json!({"=cmd|' /C calc'!A0": "=HYPERLINK(\"http://x\")", "say": "\"so\", they\r\nsaid", "+1": "@SUM(A1)"});
     stage.open(&id, "EUR", json!({"metadata": metadata})).await?;
     let table = stage.caller().csv(&format!("/v1/accounts?prefix={}", escaped(&id))).await?;
-    let line = table.lines.first().context("no line")?;
+    let line = table.lines.first().context("expected a line of the table")?;
     expect!(line[0] == format!("'{id}"), "{line:?}");
-    let column = table.header.iter().position(|name| name == "metadata").context("no metadata")?;
+    let column = table.header.iter().position(|name| name == "metadata").context("expected a column metadata")?;
     let read: Value = serde_json::from_str(&line[column])?;
     expect!(read == metadata && line[column].starts_with('{'), "{line:?}");
     for cell in table.lines.iter().flatten() {
@@ -136,7 +135,7 @@ async fn a_refused_request_for_csv_is_answered_with_a_problem_in_json() -> anyho
         let reply = stage.caller().text(&path, "text/csv").await?;
         let problem: Value = serde_json::from_str(&reply.body).with_context(|| reply.body.clone())?;
         expect!(reply.status == status && problem["code"] == code, "{path}: {} {problem}", reply.status);
-        let media_type = reply.headers.get("content-type").context("no content type")?;
+        let media_type = reply.headers.get("content-type").context("expected a content type")?;
         expect!(media_type == "application/problem+json", "{path}: {media_type:?}");
     }
     stage.finish().await
@@ -152,7 +151,7 @@ async fn the_accept_header_asks_for_csv_or_json() -> anyhow::Result<()> {
         ("*/*", "application/json"),
     ] {
         let reply = stage.caller().text("/v1/balances", accept).await?;
-        let found = reply.headers.get("content-type").context("no content type")?;
+        let found = reply.headers.get("content-type").context("expected a content type")?;
         expect!(reply.status == 200 && found == media_type, "{accept}: {found:?}");
     }
     stage.finish().await

@@ -200,9 +200,9 @@ fn kind(value: &Value) -> std::mem::Discriminant<Value> {
     std::mem::discriminant(value)
 }
 
-/// How long schemathesis generates random requests after its fixed ones.
+/// The time for which schemathesis generates random requests after its fixed ones.
 const BUDGET_S: u64 = 60;
-/// How long schemathesis may take on a busy machine.
+/// The time that schemathesis may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(500);
 
 /// The folder with configuration, hooks and requirements.
@@ -241,7 +241,7 @@ impl Schemathesis {
             .args(["--seed", &seed.to_string(), "--max-time", &BUDGET_S.to_string()])
             .args(["--no-color", "--output-truncate", "false"])
             .env("SCHEMATHESIS_HOOKS", Path::new(FOLDER).join("hooks.py"))
-            // So wide that no line of the report is folded.
+            // The terminal is so wide that no line of the report is folded.
             .env("COLUMNS", "200")
             .current_dir(folder);
         let output = tokio::time::timeout(PATIENCE, command.output())

@@ -6,6 +6,7 @@ use testkit::client::account_path;
 
 use super::{
     api::Call,
+    callers::{items, results_are},
     stage::{Shard, Stage},
 };
 
@@ -56,12 +57,11 @@ async fn write(stage: &Stage, other_shard: Shard) -> anyhow::Result<Journal> {
         let reply =
             stage.api.expect(Call::post("/v1/transfers:batch", &serde_json::json!({"transfers": items})), "200");
         let reply = reply.await?.body;
-        let results = reply["results"].as_array().context("no results")?;
-        expect!(results.iter().all(|result| result["status"] == "posted"), "{reply}");
+        results_are(&reply, "posted")?;
     }
     let page = page(stage, &account, "order=asc&limit=500").await?;
     ensure!(page["has_more"] == false && page["next_cursor"].is_null(), "the journal should have one page: {page}");
-    let entries = page["data"].as_array().context("no data")?.clone();
+    let entries = items(&page)?.clone();
     Ok(Journal { account, other, entries })
 }
 
@@ -108,7 +108,7 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         let (mut walked, mut cursor) = (Vec::new(), String::new());
         loop {
             let found = page(stage, &journal.account, &format!("{order}&limit={PAGE}{cursor}")).await?;
-            let data = found["data"].as_array().context("no data")?;
+            let data = items(&found)?;
             walked.extend(data.iter().cloned());
             expect!(found["has_more"] == found["next_cursor"].is_string(), "{found}");
             let Some(next) = found["next_cursor"].as_str() else { break };
@@ -128,7 +128,7 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         ensure!(walked == expected, "{order}: the pages together are not all entries in order");
     }
     let by_default = page(stage, &journal.account, "").await?;
-    let data = by_default["data"].as_array().context("no data")?;
+    let data = items(&by_default)?;
     expect!(data.len() == 50 && data[0]["version"].as_i64() > data[49]["version"].as_i64(), "{by_default}");
     Ok(())
 }
@@ -144,9 +144,9 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         .collect();
     ensure!(!within.is_empty(), "nothing between {from} and {to}");
     let found = page(stage, &journal.account, &format!("order=asc&limit=500&from={from}&to={to}")).await?;
-    expect!(found["data"].as_array().is_some_and(|data| data.iter().eq(within.iter().copied())), "{found}");
+    expect!(items(&found)?.iter().eq(within.iter().copied()), "{found}");
     let found = page(stage, &journal.account, &format!("limit=500&from={from}&to={to}")).await?;
-    expect!(found["data"].as_array().is_some_and(|data| data.iter().rev().eq(within.iter().copied())), "{found}");
+    expect!(items(&found)?.iter().rev().eq(within.iter().copied()), "{found}");
     for empty in
         [format!("from={to}&to={from}"), "to=2001-01-01T00:00:00Z".to_owned(), "from=2999-01-01T00:00:00Z".to_owned()]
     {
@@ -160,7 +160,7 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
     let (mut walked, mut cursor) = (Vec::new(), String::new());
     loop {
         let found = page(stage, &journal.account, &format!("limit={PAGE}&from={from}&to={to}{cursor}")).await?;
-        walked.extend(found["data"].as_array().into_iter().flatten().cloned());
+        walked.extend(items(&found)?.iter().cloned());
         let Some(next) = found["next_cursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
@@ -178,7 +178,11 @@ async fn balances(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
     expect!(before["version"] == 0 && before["posted"] == "0.00" && before["available"] == "0.00", "{before}");
     for index in (0..journal.entries.len()).step_by(11) {
         let time = journal.entries[index]["created_at"].as_str().unwrap_or_default();
-        let last = journal.entries.iter().rfind(|entry| entry["created_at"] == time).context("no entry")?;
+        let last = journal
+            .entries
+            .iter()
+            .rfind(|entry| entry["created_at"] == time)
+            .with_context(|| format!("expected an entry of {time}"))?;
         let balance = at(time).await?;
         for member in ["version", "posted", "held"] {
             ensure!(balance[member] == last[member], "{member} at {time}: {balance}, the entry is {last}");

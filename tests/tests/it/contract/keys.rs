@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     api::{Call, NDJSON, Reply},
-    callers::{OwnRouter, entry},
+    callers::{OwnRouter, entry, items},
     stage::Stage,
 };
 
@@ -170,7 +170,7 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     let names = async |account: &str, secret: &Secret| -> anyhow::Result<Vec<String>> {
         let page =
             setting.send(Call::get(&format!("{}/entries", account_path(account))), secret).await?.expect("200")?;
-        let entries = page.body["data"].as_array().context("data")?;
+        let entries = items(&page.body)?;
         Ok(entries
             .iter()
             .map(|entry| format!("{} {}", entry["kind"].as_str().unwrap_or("?"), entry["ordered_by"]))
@@ -332,11 +332,11 @@ async fn lists_and_sums_have_the_tenants_own_accounts_only() -> anyhow::Result<(
     let Setting { operator, shop, rival, shop_till, rival_till, rival_safe, .. } = &setting;
     setting.order(operator, Uuid::now_v7(), shop_till, rival_till, "1.00").await?.expect("201 posted")?;
     let own = setting.send(Call::get("/v1/accounts"), rival).await?.expect("200")?;
-    let ids: Vec<&Value> =
-        own.body["data"].as_array().context("data")?.iter().map(|account| &account["id"]).collect();
+    let ids: Vec<&Value> = items(&own.body)?.iter().map(|account| &account["id"]).collect();
     expect!(ids == [rival_safe, rival_till], "{ids:?}");
     let page = setting.send(Call::get("/v1/accounts?limit=1"), shop).await?.expect("200")?;
-    let cursor = page.body["next_cursor"].as_str().context("a second page")?;
+    let cursor =
+        page.body["next_cursor"].as_str().with_context(|| format!("expected next_cursor in {}", page.body))?;
     let (shops, rivals) = (escaped(shop_till).replace("till", ""), escaped(rival_till).replace("till", "t"));
     for (path, expected) in [
         (format!("/v1/accounts?prefix={shops}"), "403 not_permitted at=?prefix"),

@@ -8,6 +8,7 @@ use testkit::client::account_path;
 
 use super::{
     api::Call,
+    callers::{items, results_are},
     stage::{Stage, order},
 };
 
@@ -51,7 +52,7 @@ async fn a_list_is_in_the_order_of_bytes_over_all_shards() -> anyhow::Result<()>
     // A page has 50 accounts by default. A cursor continues with any number of accounts.
     let by_default = list(&stage, &format!("prefix={begin}")).await?;
     ensure!(by_default.ids.len() == 50, "{} by default", by_default.ids.len());
-    let next = by_default.next.context("no cursor")?;
+    let next = by_default.next.context("expected a cursor")?;
     let rest = list(&stage, &format!("prefix={begin}&limit=1&cursor={next}")).await?;
     expect!(rest.ids.first() > by_default.ids.last(), "{rest:?}");
     stage.finish().await
@@ -82,7 +83,7 @@ async fn a_list_by_prefix_has_the_accounts_that_begin_with_it() -> anyhow::Resul
     let everything = list(&stage, "limit=500").await?;
     ensure!(everything.ids.iter().all(|id| !id.starts_with('@')), "a system's account is listed");
 
-    let next = list(&stage, &format!("prefix={tag}&limit=1")).await?.next.context("no cursor")?;
+    let next = list(&stage, &format!("prefix={tag}&limit=1")).await?.next.context("expected a cursor")?;
     let last = list(&stage, &format!("prefix={tag}&limit=1&cursor={next}")).await?;
     expect!(last.ids == under_tag[1..] && last.next.is_none(), "{last:?}");
     for query in [format!("cursor={next}"), format!("prefix={tag}:&cursor={next}"), format!("prefix=x&cursor={next}")]
@@ -151,7 +152,7 @@ struct Page {
 
 async fn list(stage: &Stage, query: &str) -> anyhow::Result<Page> {
     let body = stage.api.expect(Call::get(&format!("/v1/accounts?{query}")), "200").await?.body;
-    let accounts = body["data"].as_array().context("no data")?.clone();
+    let accounts = items(&body)?.clone();
     expect!(body["has_more"] == body["next_cursor"].is_string(), "{body}");
     let ids = accounts.iter().filter_map(|account| account["id"].as_str().map(str::to_owned)).collect();
     Ok(Page { ids, accounts, next: body["next_cursor"].as_str().map(str::to_owned) })
@@ -162,8 +163,7 @@ async fn open(stage: &Stage, ids: impl IntoIterator<Item = &str>) -> anyhow::Res
     let accounts: Vec<Value> = ids.into_iter().map(|id| json!({"id": id, "asset": "USD"})).collect();
     let body = json!({ "accounts": accounts });
     let reply = stage.api.expect(Call::post("/v1/accounts:batch", &body), "200").await?.body;
-    let results = reply["results"].as_array().context("no results")?;
-    expect!(results.iter().all(|result| result["code"].is_null()), "{reply}");
+    results_are(&reply, "created")?;
     Ok(())
 }
 
@@ -173,7 +173,7 @@ type Sums = BTreeMap<String, (String, u64)>;
 async fn sums(stage: &Stage, prefix: &str) -> anyhow::Result<Sums> {
     let body = stage.api.expect(Call::get(&format!("/v1/balances?prefix={prefix}")), "200").await?.body;
     expect!(body["partial"] == false && body["missing_shards"] == json!([]), "{body}");
-    let data = body["data"].as_array().context("no data")?;
+    let data = items(&body)?;
     expect!(data.is_sorted_by_key(|sum| sum["asset"].to_string()), "{body}");
     let read = |sum: &Value| {
         let scale = sum["posted"].as_str()?.split_once('.').map_or(0, |(_, fraction)| fraction.len());

@@ -90,7 +90,8 @@ impl Description {
                     ensure!(reply.body["status"] == reply.status, "the problem says {}", reply.body["status"]);
                 }
                 let media_type = reply.header("content-type");
-                let content = response["content"].as_object().context("the described response has no content")?;
+                let content =
+                    response["content"].as_object().with_context(|| format!("expected content in {response}"))?;
                 &content.get(media_type).with_context(|| format!("{media_type} is not described"))?["schema"]
             }
             None if reply.status >= 400 => self.0.pointer(&PROBLEM[1..]).context("Problem is not described")?,

@@ -13,7 +13,7 @@ use testkit::{
 use uuid::Uuid;
 
 use super::{
-    callers::{Caller, items, text},
+    callers::{Caller, items, results_are, text},
     stage::Stage,
 };
 
@@ -83,8 +83,7 @@ impl History {
                 paid.push(Paid { id, debit, credit, round });
             }
             let answer = caller.post("/v1/transfers:batch", &json!({"transfers": batch}), "200").await?;
-            let results = answer["results"].as_array().context("no results")?;
-            expect!(results.iter().all(|result| result["status"] == "posted"), "{answer}");
+            results_are(&answer, "posted")?;
             let hold = json!({"id": Uuid::now_v7(), "debit": format!("{shop}0"), "credit": format!("{bank}0"), "amount": "3.00",
                 "asset": "EUR", "metadata": {"round": round.to_string()}});
             let hold = caller.post("/v1/holds", &hold, "201 held").await?;
@@ -200,7 +199,7 @@ type Filter<'a> = (String, &'a dyn Fn(&Value) -> bool);
 
 /// Reads an amount as cents.
 fn cents(amount: &Value) -> anyhow::Result<i64> {
-    Ok(amount.as_str().context("no amount")?.replace('.', "").parse()?)
+    Ok(amount.as_str().with_context(|| format!("expected an amount, not {amount}"))?.replace('.', "").parse()?)
 }
 
 /// With pages of any size, a list has the transfers of the statement that pass the filter.

@@ -37,7 +37,7 @@ pub enum Kind {
     Expiry,
     Opening,
     Change,
-    /// A request that was carried out before its node died is sent again.
+    /// A request that was executed before its node died is sent again.
     Replay,
     /// A payment is folded.
     Fold,

@@ -1,27 +1,27 @@
 //! Repeats what has ended: requests, as clients do, and the steps of sagas, as late routers do.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use identity::shard::RoutingFacts;
 use ledger::{
-    AssetRegistry, Booking, BookingKind,
+    Booking, BookingKind,
     operation::{Decide, Operation, Settle, Transfer, Verdict},
     outcome::{Outcome, Reply, TransferOutcome},
 };
 use shard_map::ShardMap;
-use testkit::{client::Answer, cluster::Cluster, database, wait::until};
+use testkit::{
+    client::Answer,
+    cluster::Cluster,
+    database,
+    node::{execute_request, identify_request},
+    wait::until,
+};
 use tonic::transport::Channel;
 use uuid::Uuid;
-use wire::{
-    convert::{assets_to_wire, operation_to_wire},
-    shard_node_client::ShardNodeClient,
-};
+use wire::shard_node_client::ShardNodeClient;
 
 use super::teller::{Request, Teller, content};
 
-/// The digest under which the test declares its assets.
-const ASSETS: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Checks that every router answers the request as it was answered before.
@@ -126,13 +126,8 @@ fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Optio
 /// Sends a step to its node. `None` if the node did not execute it, because it has not noticed yet that its database was started again.
 async fn repeat(map: &ShardMap, shard: usize, step: &Operation) -> anyhow::Result<Option<Outcome>> {
     let mut node = connect(map, shard).await?;
-    let request = wire::ExecuteRequest {
-        operations: vec![operation_to_wire(step, 0, 0)],
-        traces: Vec::new(),
-        assets_digest: ASSETS,
-        sent_at_us: 0,
-    };
-    let result = node.execute(request).await?.into_inner().results.pop().context("no result")?;
+    let result =
+        node.execute(execute_request(from_ref(step))).await?.into_inner().results.pop().context("no result")?;
     Ok(match Reply::try_from(result)? {
         Reply::Outcome(outcome) => Some(outcome),
         Reply::NotExecuted { .. } | Reply::Unknown => None,
@@ -144,18 +139,7 @@ async fn connect(map: &ShardMap, shard: usize) -> anyhow::Result<ShardNodeClient
     let there = map.shards.get(shard).context("no such shard")?;
     let url = there.nodes.first().context("a shard without nodes")?;
     let mut node = ShardNodeClient::connect(url.clone()).await?;
-    let assets = AssetRegistry::with_declared([])?;
-    let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
-    let identify = wire::IdentifyRequest {
-        cluster: map.cluster.as_bytes().to_vec().into(),
-        shard: there.id.clone(),
-        slots: RoutingFacts::OWN.slots,
-        hash_seed: RoutingFacts::OWN.hash_seed,
-        caller: "a test".to_owned(),
-        assets: Some(assets_to_wire(ASSETS, &scales)),
-        ..Default::default()
-    };
-    let identified = node.identify(identify).await?.into_inner();
+    let identified = node.identify(identify_request(map.cluster, &there.id)?).await?.into_inner();
     if !identified.refused.is_empty() {
         bail!("the node refuses the test: {:?}", identified.refused);
     }

@@ -123,7 +123,7 @@ async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then
     let s2 = NodeConfig::write_in(&folder, "s2", old.cluster, "s2", &url)?;
     let node = Node::start_waiting(&s2).await?;
     node_says(&node, &["never initialised"]).await?;
-    // The operator's own file of the map.
+    // This is the operator's own file of the map.
     let file = folder.path().join("shard-map.toml");
     std::fs::write(&file, old.to_toml())?;
     let in_file = || anyhow::Ok(ShardMap::parse(&std::fs::read_to_string(&file)?)?);

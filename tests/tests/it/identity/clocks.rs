@@ -92,7 +92,7 @@ async fn place_hold(client: &Client, payments: &Payments, seconds: u32) -> anyho
 
 async fn status_of(client: &Client, hold: Uuid) -> anyhow::Result<String> {
     let found: Value = client.get(0, &format!("/v1/holds/{hold}")).await?;
-    Ok(found["status"].as_str().context("a hold without a status")?.to_owned())
+    Ok(found["status"].as_str().with_context(|| format!("expected status in {found}"))?.to_owned())
 }
 
 /// Checks that the shard's newest booking is dated at most this far from PostgreSQL's clock.

@@ -88,7 +88,7 @@ async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknow
     })
     .await?;
 
-    // With the right database back, the node serves again by itself.
+    // When the right database is back, the node serves again by itself.
     installation.postgres.swap("s0", "early", "late").await?;
     nodes[0].becomes_ready().await?;
     payments.are_there_once(client).await?;

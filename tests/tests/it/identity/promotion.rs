@@ -208,7 +208,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
         let report: Value = serde_json::from_str(&text)?;
         are_reported(&report, "credit", &inward.acknowledged)?;
         let repaired = |transfer: &Value| transfer["repair"] == outcome;
-        let transfers = report["transfers"].as_array().context("no transfers")?;
+        let transfers = report["transfers"].as_array().with_context(|| format!("expected transfers in {report}"))?;
         expect!(code == Some(0) && transfers.iter().all(repaired), "{text}");
     }
     let (_, report) = pair.reconcile()?;
@@ -259,7 +259,9 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
     nodes[0].becomes_ready().await?;
     let (code, report) = pair.reconcile()?;
     expect!(code == Some(3), "{report}");
-    let from = report["losses"][0]["from_position"].as_str().context("no position")?;
+    let from = report["losses"][0]["from_position"]
+        .as_str()
+        .with_context(|| format!("expected from_position in {report}"))?;
     expect!(from.parse::<i64>()? == overtaken.began, "{report} {overtaken:?}");
     later.make(router.client(), 1).await?;
     books_are_clean(&pair.installation)
@@ -267,7 +269,7 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
 
 /// Checks that the report has exactly these transfers with this side lost on `s0`.
 fn are_reported(report: &Value, side: &str, ids: &[Uuid]) -> anyhow::Result<()> {
-    let transfers = report["transfers"].as_array().context("no transfers")?;
+    let transfers = report["transfers"].as_array().with_context(|| format!("expected transfers in {report}"))?;
     let lost = transfers.iter().filter(|transfer| transfer["lost"] == side && transfer["lost_on"] == "s0");
     let mut lost: Vec<String> = lost.map(|transfer| transfer["id"].as_str().unwrap_or_default().to_owned()).collect();
     let mut expected: Vec<String> = ids.iter().map(Uuid::to_string).collect();

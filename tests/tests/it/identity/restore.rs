@@ -212,8 +212,8 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     place(ClientOrder::payment(&poor, &accounts[2], "20.00"), &client, &mut orders).await?;
     load.complete(PHASE).await?;
     let page = statement(&client, &accounts[0], None).await?;
-    let cursor = page["next_cursor"].as_str().context("no cursor")?.to_owned();
-    let known: Vec<Value> = page["data"].as_array().context("no entries")?.clone();
+    let cursor = page["next_cursor"].as_str().with_context(|| format!("expected next_cursor in {page}"))?.to_owned();
+    let known: Vec<Value> = page["data"].as_array().with_context(|| format!("expected data in {page}"))?.clone();
 
     // The shard is restored while the other shards and the load go on.
     let node = nodes.remove(0);
@@ -236,7 +236,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     ensure!(code == Some(3), "a loss between shards is a violation until it is repaired");
     let (code, report) = three.reconcile(&[])?;
     expect!(code == Some(3), "{report}");
-    let losses = report["losses"].as_array().context("no losses")?;
+    let losses = report["losses"].as_array().with_context(|| format!("expected losses in {report}"))?;
     expect!(losses.len() == 1 && losses[0]["shard"] == "s0", "{report}");
     let (after, before) = (losses[0]["last_left_at"].as_str(), losses[0]["accepted_at"].as_str());
     let reported = transfers(&report);
@@ -304,12 +304,12 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
             .map(|order| order.amount * (i64::from(order.credit == *account) - i64::from(order.debit == *account)))
             .sum();
         let found = client.get(0, &account_path(account)).await?;
-        let posted = cents(found["posted"].as_str().context("no balance")?);
+        let posted = cents(found["posted"].as_str().with_context(|| format!("expected posted in {found}"))?);
         ensure!(posted == sum, "{account}: holds {posted}, the acknowledged transfers come to {sum}");
     }
     // A cursor from before the restore leads to entries that are older than those of its page, and to none of that page.
     let next = statement(&client, &accounts[0], Some(&cursor)).await?;
-    let older = next["data"].as_array().context("no entries")?;
+    let older = next["data"].as_array().with_context(|| format!("expected data in {next}"))?;
     expect!(!older.is_empty() && older.iter().all(|entry| !known.contains(entry)), "{next}");
     eprintln!("restore: {:.1?} in all", began.elapsed());
     Ok(())

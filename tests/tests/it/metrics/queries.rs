@@ -128,7 +128,7 @@ fn panel_queries() -> anyhow::Result<Vec<String>> {
     let mut queries = Vec::new();
     for file in std::fs::read_dir(repository("ops/dashboards"))? {
         let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(file?.path())?)?;
-        let panels = dashboard["panels"].as_array().context("a dashboard without panels")?;
+        let panels = dashboard["panels"].as_array().with_context(|| format!("expected panels in {dashboard}"))?;
         for target in panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten()) {
             let query = target["expr"].as_str().with_context(|| format!("no query: {target}"))?;
             queries.push(query.replace("$__rate_interval", "1m").replace("$shard", ".*"));

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +13,7 @@ use testkit::{
     cluster::{Cluster, Member},
     seed::{Random, Seed},
     wait::until_every,
-    workload::{Accounts, History, Load, Mix},
+    workload::{Load, Mix},
 };
 use tokio::{process::Child, task::JoinSet};
 use wire::MoveWishes;
@@ -355,8 +354,7 @@ async fn run_batch(
 ) -> anyhow::Result<()> {
     let failpoints = Failpoints::create()?;
     let cluster = failpoints.start_cluster(2, 1).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, random).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
+    let load = Load::start(&cluster, 12, random, seed, MIX).await?;
     let mut moving = MovingCluster { cluster, failpoints, owner: 0 };
     for cell in cells {
         let begun = Instant::now();
@@ -365,8 +363,7 @@ async fn run_batch(
         *ends.entry(ended).or_default() += 1;
         *done += 1;
     }
-    let mut history: History = load.finish().await?;
-    history.records.extend(opening.records);
+    let history = load.finish().await?;
     audit(&moving.cluster, &history).await?;
     moving.cluster.finish().await
 }

@@ -202,7 +202,7 @@ async fn read(client: Arc<Client>, account: String, stop: Arc<AtomicBool>) -> an
 }
 
 fn compare(account: &Value, page: &Value) -> anyhow::Result<()> {
-    let entries = page["data"].as_array().context("a statement without data")?;
+    let entries = page["data"].as_array().with_context(|| format!("expected data in {page}"))?;
     let versions: Vec<i64> = entries.iter().filter_map(|entry| entry["version"].as_i64()).collect();
     let newest = versions.first().copied().unwrap_or(1);
     ensure!(newest >= account["version"].as_i64().unwrap_or(i64::MAX), "INV-12: {account} is newer than {page}");

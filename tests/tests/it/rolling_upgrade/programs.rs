@@ -150,7 +150,10 @@ pub async fn commits(client: &Client, status: &Status) -> anyhow::Result<BTreeMa
     for place in ServiceProcess::all(status) {
         let url = format!("{}/version", place.admin_url(status)?);
         let version = client.request(Method::GET, &url, None).await?.json()?;
-        commits.insert(place, version["commit"].as_str().context("no commit")?.to_owned());
+        commits.insert(
+            place,
+            version["commit"].as_str().with_context(|| format!("expected commit in {version}"))?.to_owned(),
+        );
     }
     Ok(commits)
 }

@@ -89,10 +89,13 @@ async fn check(cluster: &Cluster, map: &str, arguments: &[&str]) -> anyhow::Resu
     let file = write(cluster, map)?;
     let output = cluster.shardctl(&[&["map", "check", &file, "--json"], arguments].concat()).await?;
     let said: Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
-    let problems = said["problems"].as_array().context("no problems")?.iter().map(|problem| Problem {
-        line: problem["line"].as_u64().and_then(|line| usize::try_from(line).ok()),
-        reason: problem["reason"].as_str().unwrap_or_default().to_owned(),
-    });
+    let problems =
+        said["problems"].as_array().with_context(|| format!("expected problems in {said}"))?.iter().map(|problem| {
+            Problem {
+                line: problem["line"].as_u64().and_then(|line| usize::try_from(line).ok()),
+                reason: problem["reason"].as_str().unwrap_or_default().to_owned(),
+            }
+        });
     let checked = Checked {
         code: output.code.context("the command was killed")?,
         problems: problems.collect(),

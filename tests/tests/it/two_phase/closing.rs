@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{Bank, ELSEWHERE, SOURCE, finish};
 
 const ROUNDS: usize = 8;
-/// How often closing is tried while the payment is under way.
+/// The number of attempts to close the account while the payment is under way.
 const TRIES: usize = 6;
 const BETWEEN_TRIES_MS: usize = 12;
 

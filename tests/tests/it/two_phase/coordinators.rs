@@ -22,7 +22,7 @@ const DIES: Member = Member::Router(0);
 const SOURCE_NODE: Member = Member::Node(0);
 const DESTINATION_NODE: Member = Member::Node(1);
 
-/// How a capture of a hold of 10.00 ends.
+/// A capture of a hold of 10.00, and its expected end.
 #[derive(Debug)]
 struct Case {
     body: Value,

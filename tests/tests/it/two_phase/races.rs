@@ -157,7 +157,7 @@ async fn race(
     }
     ensure!(winners.len() == wins, "{} reversals won", winners.len());
     let shown = bank.transfer(original, payer).await?;
-    let by = shown["reversed_by"].as_array().context("no reversals are shown")?;
+    let by = shown["reversed_by"].as_array().with_context(|| format!("expected reversed_by in {shown}"))?;
     expect!(shown["reversed_amount"] == money(reversed) && by.len() == wins, "{shown}");
     expect!(winners.iter().all(|winner| by.contains(winner)), "{shown}");
     expect!((shown["status"] == "reversed") == (reversed == 1000), "{shown}");
@@ -255,7 +255,7 @@ async fn a_hold_expires_within_a_second_without_a_client() -> anyhow::Result<()>
     bail!("holds expired {late_us:?} µs late")
 }
 
-/// How late the last of some holds expires, in microseconds.
+/// Places holds and returns how late the last of them expires, in microseconds.
 async fn latest(bank: &Bank<'_>) -> anyhow::Result<i64> {
     let payer = bank.account(SOURCE, "20.00").await?;
     let payee = bank.account(ELSEWHERE, "0.00").await?;

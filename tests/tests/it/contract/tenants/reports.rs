@@ -8,7 +8,7 @@ use testkit::client::{account_path, escaped};
 use uuid::Uuid;
 
 use super::super::{
-    callers::{Caller, OwnRouter, entry, items, text},
+    callers::{Caller, OwnRouter, entry, items, results_are, text},
     reports::without_steps,
     stage::Stage,
 };
@@ -81,8 +81,7 @@ impl TwoTenants {
             .flat_map(|(debit, credit, note)| (0..3).map(move |_| order(debit, credit, "7.00", note)))
             .collect();
         let paid = self.operator().post("/v1/transfers:batch", &json!({"transfers": orders}), "200").await?;
-        let results = paid["results"].as_array().context("no results")?;
-        expect!(results.iter().all(|result| result["status"] == "posted"), "{paid}");
+        results_are(&paid, "posted")?;
         for (debit, note) in [(till, "own"), (rival_till, SECRET)] {
             for _ in 0..3 {
                 self.operator().post("/v1/holds", &order(debit, safe, "1.00", note), "201 held").await?;
