@@ -44,11 +44,7 @@ pub struct Summary {
 
 /// Waits until the cluster is quiet, compares the history with it, and checks the invariants.
 pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summary> {
-    ensure!(
-        history.anomalies.is_empty(),
-        "clients saw answers that the contract forbids:\n{}",
-        shown(&history.anomalies)
-    );
+    ensure!(history.anomalies.is_empty(), "clients saw forbidden answers:\n{}", shown(&history.anomalies));
     sagas_end(cluster).await?;
     holds_expire(cluster).await?;
     comes_to_rest(cluster).await?;

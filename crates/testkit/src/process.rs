@@ -71,11 +71,7 @@ impl Process {
     }
 
     fn signal(self, signal: Signal) -> anyhow::Result<()> {
-        ensure!(
-            self.is_alive(),
-            "process {} has ended before the fault, so the fault would have no effect",
-            self.pid
-        );
+        ensure!(self.is_alive(), "process {} ended before the fault", self.pid);
         let pid = Pid::from_raw(self.pid).context("0 is not a process id")?;
         kill_process(pid, signal).with_context(|| format!("cannot signal process {}", self.pid))
     }

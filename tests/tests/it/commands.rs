@@ -51,10 +51,7 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
     expect!(unknown.code == Some(5) && unknown.stderr.contains(&format!("again with --id {id}")), "{unknown:?}");
     cluster.wait_until_ready("the node is thawed", &[]).await?;
     cluster.shardctl(&[&pay[..], &["7", "--id", &id]].concat()).await?.successful()?;
-    ensure!(
-        client.get(0, &account_path(&bob)).await?["posted"] == "12.00",
-        "the payment did not take effect exactly once"
-    );
+    ensure!(client.get(0, &account_path(&bob)).await?["posted"] == "12.00", "expected one payment of 12.00");
 
     let entries = ["account", "entries", &bob, "--json"];
     let newest = cluster.shardctl_json(&[&entries[..], &["--limit", "2"]].concat()).await?;

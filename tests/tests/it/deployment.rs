@@ -36,10 +36,7 @@ struct ContainerCommand {
 /// Runs the command with `--check-config`, so that the program parses all flags, reads its file, and ends.
 async fn check_command(place: &str, words: &[String], folder: &Path) -> anyhow::Result<Command> {
     let (name, arguments) = words.split_first().context("an empty command")?;
-    ensure!(
-        ["router", "shard-node"].contains(&name.as_str()),
-        "{place}: expected the program router or shard-node, not {name}"
-    );
+    ensure!(["router", "shard-node"].contains(&name.as_str()), "{place}: {name} is not a service");
     let folder = folder.to_str().context("the path of the folder is not UTF-8")?;
     let arguments = arguments.iter().map(|word| word.replace(CONFIGURATION, folder));
     let mut command = Command::new(program(name)?);
@@ -60,7 +57,7 @@ async fn compose_file_and_chart_fit_their_schemas_and_the_programs_take_what_the
     let is_there = |place: &str| commands.iter().any(|command| command.place.starts_with(place));
     ensure!(
         is_there("compose.yaml: router1") && is_there("chart with a certificate: Deployment"),
-        "check.py listed no command of compose.yaml or of the chart"
+        "commands are missing"
     );
     for ContainerCommand { place, words, environment, folder } in &commands {
         let mut command = check_command(place, words, folder).await?;
@@ -75,16 +72,8 @@ async fn compose_file_and_chart_fit_their_schemas_and_the_programs_take_what_the
         let map = ShardMap::parse(&std::fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
         for shard in &map.shards {
             let file = std::fs::read_to_string(folder.join(format!("{}.toml", shard.id)))?;
-            ensure!(
-                file.contains(&format!("cluster.id = \"{}\"", map.cluster)),
-                "{}: the file names another cluster",
-                shard.id
-            );
-            ensure!(
-                file.contains(&format!("shard.id = \"{}\"", shard.id)),
-                "{}: the file names another shard",
-                shard.id
-            );
+            ensure!(file.contains(&format!("cluster.id = \"{}\"", map.cluster)), "{}: wrong cluster", shard.id);
+            ensure!(file.contains(&format!("shard.id = \"{}\"", shard.id)), "{}: wrong shard", shard.id);
         }
     }
     Ok(())

@@ -121,10 +121,7 @@ async fn drains(cluster: &mut Cluster) -> anyhow::Result<()> {
     {
         cluster.terminate_and_recover(member).await?;
         let said = cluster.supervisor_says(process)?;
-        ensure!(
-            said.iter().any(|line| line.contains("exit status: 0")),
-            "{process} should exit with status 0: {said:?}"
-        );
+        ensure!(said.iter().any(|line| line.contains("exit status: 0")), "{process} should exit with 0: {said:?}");
     }
     Ok(())
 }

@@ -53,10 +53,7 @@ fn the_guide_names_every_path_and_every_member_of_the_description() -> anyhow::R
             members(&described["properties"]).map(|(m, _)| m).filter(unnamed).map(|m| format!("{schema}.{m}")),
         );
     }
-    ensure!(
-        members(paths).count() > 10 && members(schemas).count() > 10,
-        "docs/openapi.json should have more than 10 paths and schemas: {description}"
-    );
+    ensure!(members(paths).count() > 10 && members(schemas).count() > 10, "too few paths or schemas: {description}");
     ensure!(missing.is_empty(), "docs/api.md does not name {missing:?}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Tests of databases, nodes, routers and maps that are not the ones their users expect (`docs/adr/0008`). Each must be refused by name
 //! before it does harm, and no acknowledged operation may be lost or executed twice.
 //!
-//! Most tests start PostgreSQL, nodes and routers themselves, through [`Installation`], so that they can stop, swap
+//! Most tests start PostgreSQL, nodes and routers themselves, through [`ShardSetup`], so that they can stop, swap
 //! and replace each of them.
 
 mod added_shard;
@@ -77,7 +77,7 @@ async fn node_says(node: &Node, words: &[&str]) -> anyhow::Result<serde_json::Va
 const INIT_WAITS: &str = "30";
 
 /// Databases `s0`, `s1` and so on, and the configuration of a node for each. Only PostgreSQL runs at first.
-pub struct Installation {
+pub struct ShardSetup {
     pub nodes: Vec<NodeConfig>,
     pub map: ShardMap,
     /// A proxy between the nodes and PostgreSQL, if the test requests one.
@@ -86,13 +86,13 @@ pub struct Installation {
     pub folder: Folder,
 }
 
-impl Installation {
+impl ShardSetup {
     pub async fn with_shards(count: u16) -> anyhow::Result<Self> {
         let (folder, postgres) = server().await?;
         Self::assemble(folder, postgres, None, count).await
     }
 
-    /// Builds an installation whose nodes reach their databases through a proxy.
+    /// Builds a set-up whose nodes reach their databases through a proxy.
     pub async fn behind_a_proxy(count: u16) -> anyhow::Result<Self> {
         let (folder, postgres) = server().await?;
         let proxy = TcpProxy::start(postgres.address(), Seed::announce("identity").random()).await?;
@@ -113,7 +113,7 @@ impl Installation {
         Ok(Self { proxy, ..Self::of_databases(&urls, folder, postgres)? })
     }
 
-    /// Builds an installation with one shard for each URL of a database. The shards divide the slots evenly. `postgres` is the server of at
+    /// Builds a set-up with one shard for each URL of a database. The shards divide the slots evenly. `postgres` is the server of at
     /// least one of the databases.
     pub fn of_databases(urls: &[String], folder: Folder, postgres: Postgres) -> anyhow::Result<Self> {
         let cluster = ClusterId::generate();

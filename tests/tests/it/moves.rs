@@ -54,10 +54,7 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     let history = load.finish().await?;
     history.has_no_error()?;
     let summary = audit(&cluster, &history).await?;
-    ensure!(
-        summary.cross_shard > 100 && summary.holds >= 10,
-        "the load did too little for the run to prove anything: {summary:?}"
-    );
+    ensure!(summary.cross_shard > 100 && summary.holds >= 10, "the load was too small: {summary:?}");
     for movement in [&there, &back] {
         let progress = movement.progress().await?;
         eprintln!("moves: {progress}");

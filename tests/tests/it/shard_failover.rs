@@ -82,10 +82,7 @@ async fn fails_over(cluster: &mut Cluster, name: &str, expected: (u16, u16)) -> 
     let done = cluster.shardctl_json(&["shard", "failover", SHARD, "--yes", "--json"]).await?;
     expect!(done["ready"] == true && done["primary_port"] == expected.0, "{done}");
     let aside = done["former_folder"].as_str().with_context(|| format!("expected former_folder in {done}"))?;
-    ensure!(
-        std::path::Path::new(aside).join("PG_VERSION").exists(),
-        "the former primary's folder {aside} does not exist"
-    );
+    ensure!(std::path::Path::new(aside).join("PG_VERSION").exists(), "{aside} does not exist");
     cluster.refresh_status().await?;
     expect!(ports(cluster)?[0] == expected, "{:?}", cluster.status());
     let standby = cluster.status().shards[0].standby.as_ref().context("no stand-by")?;

@@ -69,7 +69,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     history.has_no_error()?;
     cluster.refresh_status().await?;
     let summary = audit(&cluster, &history).await?;
-    ensure!(summary.cross_shard > 20, "the load did too little for the run to prove anything: {summary:?}");
+    ensure!(summary.cross_shard > 20, "the load was too small: {summary:?}");
 
     // These commands talk to routers and to nodes.
     cluster.shardctl(&["account", "list"]).await?.successful()?;

@@ -14,10 +14,10 @@ use super::{
 const AT_ONCE: usize = 400;
 
 /// An account as [`Stage::account`] takes it, and its changes, each with the answer.
-type Story = (&'static str, &'static [(&'static str, &'static str)]);
+type AccountChanges = (&'static str, &'static [(&'static str, &'static str)]);
 
 #[rustfmt::skip]
-const STORIES: &[Story] = &[
+const STORIES: &[AccountChanges] = &[
     ("USD", &[(r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "open"}"#, "200 open")]),
     ("USD", &[(r#"{"status": "closed"}"#, "200 closed"), (r#"{"status": "open"}"#, "200 open")]),
     ("USD posted=1", &[(r#"{"status": "closed"}"#, "409 account_not_empty"), (r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "closed"}"#, "409 account_not_empty")]),

@@ -62,10 +62,7 @@ async fn a_group_takes_effect_as_a_whole_and_is_replayed_as_a_whole() -> anyhow:
     let lines = Call::bare(Method::POST, "/v1/transfers:batch?atomic=true", lines.join("\n"));
     let reply = group.stage.api.expect(lines.header("content-type", NDJSON), "200").await?;
     expect!(results(&reply.body, &items)? == again, "{}", reply.body);
-    ensure!(
-        group.balances().await? == ["90.00", "0.00", "10.00"],
-        "the group did not move 10.00 from the first account to the third"
-    );
+    ensure!(group.balances().await? == ["90.00", "0.00", "10.00"], "10.00 should have moved");
     group.stage.finish().await
 }
 

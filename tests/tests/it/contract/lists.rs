@@ -133,10 +133,7 @@ async fn balances_are_the_sums_of_the_accounts_with_a_prefix() -> anyhow::Result
         "{:?}",
         sums(&stage, prefix).await?
     );
-    ensure!(
-        sums(&stage, &all).await? == of(&[("USD", "0.12", 1)]),
-        "the prefix of one account should have the sum of that account"
-    );
+    ensure!(sums(&stage, &all).await? == of(&[("USD", "0.12", 1)]), "expected the sum of one account");
     stage.api.expect(order(&all, &world, "0.13", "USD"), "422 insufficient_funds side=debit").await?;
     // Money between shards is in the system's accounts, which no sum counts.
     ensure!(sums(&stage, "@").await?.is_empty(), "a sum counts the system's accounts");

@@ -35,10 +35,7 @@ pub struct Description(Value);
 async fn every_route_is_described_and_every_described_route_is_there() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let description = stage.api.description();
-    ensure!(
-        description.0["openapi"].as_str().is_some_and(|version| version.starts_with("3.")),
-        "the description is not of OpenAPI 3"
-    );
+    ensure!(description.0["openapi"].as_str().is_some_and(|version| version.starts_with("3.")), "expected OpenAPI 3");
     let mut described: Vec<(&str, &str)> = description
         .paths()?
         .iter()
@@ -55,10 +52,7 @@ async fn every_route_is_described_and_every_described_route_is_there() -> anyhow
         let call = Call::new(Method::from_bytes(method.to_uppercase().as_bytes())?, &path, "{}");
         let reply = stage.api.send(call).await?;
         let code = reply.body["code"].as_str().unwrap_or_default();
-        ensure!(
-            !["not_found", "method_not_allowed"].contains(&code),
-            "{method} {path} is described, but the router does not have it"
-        );
+        ensure!(!["not_found", "method_not_allowed"].contains(&code), "{method} {path} is described, but not routed");
     }
     stage.finish().await
 }
@@ -210,7 +204,7 @@ impl Description {
             None => Ok(schema),
             Some(reference) => {
                 let pointer =
-                    reference.strip_prefix('#').with_context(|| format!("{reference} leads out of the document"))?;
+                    reference.strip_prefix('#').with_context(|| format!("{reference} leaves the document"))?;
                 self.0.pointer(pointer).with_context(|| format!("{reference} names nothing in the document"))
             }
         }

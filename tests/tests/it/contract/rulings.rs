@@ -127,11 +127,7 @@ async fn play(stage: &Stage, row: &Row, credit_shard: Shard) -> anyhow::Result<V
     let first = stage.api.expect(Call::post("/v1/transfers", &body), expected).await?;
     let scope = if credit_shard == 0 { "local" } else { "cross_shard" };
     ensure!(first.status != 201 || first.body["scope"] == scope, "expected the scope {scope}: {}", first.body);
-    ensure!(
-        first.status == 201 || first.body["transfer_id"] == json!(id),
-        "the answer should name the transfer: {}",
-        first.body
-    );
+    ensure!(first.status == 201 || first.body["transfer_id"] == json!(id), "expected a transfer_id: {}", first.body);
     seen.push(faceless(&first));
 
     // A stored answer is repeated word for word. A request whose answer is not stored is decided again.
@@ -192,7 +188,7 @@ async fn what_an_in_transit_account_cannot_hold_is_refused() -> anyhow::Result<(
     stage.api.expect(Call::post("/v1/transfers", &refused), overflow).await?;
     ensure!(
         stage.posted(&third).await? == "-0.001" && stage.posted(&source[1]).await? == "0.000",
-        "the refused money did not come back"
+        "money is missing"
     );
     // Local transfers need no room in transit. Money that flows back makes room again.
     stage.pay(&source[1], &source[0], "1", "KWD").await?;

@@ -34,8 +34,8 @@ use super::{
 /// time a hold expires.
 const EXPIRED_WITHIN: Duration = Duration::from_secs(60);
 
-type Step = (&'static str, &'static str);
-type Script = (&'static str, &'static str, &'static str, &'static [Step]);
+type ScriptStep = (&'static str, &'static str);
+type ContractScript = (&'static str, &'static str, &'static str, &'static [ScriptStep]);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[rustfmt::skip]
@@ -191,7 +191,7 @@ async fn a_hold_whose_time_is_over_expires_and_is_captured_no_more() -> anyhow::
 }
 
 /// Plays each script with both accounts on one shard and on two.
-async fn play_all(scripts: &[Script]) -> anyhow::Result<()> {
+async fn play_all(scripts: &[ContractScript]) -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let played = scripts.iter().map(async |script| join(play(&stage, script, 0), play(&stage, script, 1)).await);
     let mut findings = Findings::default();
@@ -211,7 +211,7 @@ async fn play_all(scripts: &[Script]) -> anyhow::Result<()> {
 }
 
 /// Plays a script and returns everything that a client sees of it, without names, ids and times.
-async fn play(stage: &Stage, script: &Script, credit_shard: Shard) -> anyhow::Result<Vec<String>> {
+async fn play(stage: &Stage, script: &ContractScript, credit_shard: Shard) -> anyhow::Result<Vec<String>> {
     let (_, debit, credit, steps) = *script;
     let mut actors = Actors {
         stage,

@@ -13,7 +13,7 @@ use testkit::{
     wait::until,
 };
 
-use super::{Installation, NOTICED_WITHIN, Payments, is_unavailable, node_says, says};
+use super::{NOTICED_WITHIN, Payments, ShardSetup, is_unavailable, node_says, says};
 
 const EXIT_VIOLATION: i32 = 3;
 
@@ -219,11 +219,11 @@ async fn sums_are_zero(client: &Client) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_database_claims_a_slot_of_another_shard_does_not_start() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(2).await?;
-    let _nodes = installation.found().await?;
-    let url = installation.postgres.create_database("s2", "").await?;
-    let s2 = NodeConfig::write_in(&installation.folder, "s2", installation.map.cluster, "s2", &url)?;
-    installation.init(&s2, &with_third_shard(&installation.map, &s2, &[], &["0-8191", "8192-16383"])?)?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let _nodes = setup.found().await?;
+    let url = setup.postgres.create_database("s2", "").await?;
+    let s2 = NodeConfig::write_in(&setup.folder, "s2", setup.map.cluster, "s2", &url)?;
+    setup.init(&s2, &with_third_shard(&setup.map, &s2, &[], &["0-8191", "8192-16383"])?)?;
     drop(Node::start(&s2).await?);
     database::run(&url, "INSERT INTO slot_ownership (slot, state, epoch) VALUES (7, 1, 1), (9000, 1, 1)").await?;
     let said = Node::start_refused(&s2).await?;

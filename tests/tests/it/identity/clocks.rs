@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testkit::{client::Client, database, history::hold_body, node::Node, wait::until};
 use uuid::Uuid;
 
-use super::{Installation, NOTICED_WITHIN, Payments, node_says, says};
+use super::{NOTICED_WITHIN, Payments, ShardSetup, node_says, says};
 
 /// The variable that names a file with the error of the process's clock in microseconds. `telemetry::clock` reads it in debug builds.
 const OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";
@@ -19,32 +19,32 @@ const SLACK_US: i64 = 500_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> anyhow::Result<()> {
-    let mut installation = Installation::with_shards(2).await?;
-    let offset = installation.folder.path().join("offset");
-    installation.nodes[0].environment.push((OFFSET_FILE.to_owned(), offset.display().to_string()));
+    let mut setup = ShardSetup::with_shards(2).await?;
+    let offset = setup.folder.path().join("offset");
+    setup.nodes[0].environment.push((OFFSET_FILE.to_owned(), offset.display().to_string()));
     set(&offset, 0)?;
-    let mut nodes = installation.found().await?;
+    let mut nodes = setup.found().await?;
 
     // A node whose clock is wrong at its start refuses to start and names the clock.
     nodes.remove(0).process().terminate(NOTICED_WITHIN).await?;
     set(&offset, HOUR_US)?;
-    let said = Node::start_refused(&installation.nodes[0]).await?;
+    let said = Node::start_refused(&setup.nodes[0]).await?;
     says(&said, &["clock", "PostgreSQL is 3", "behind", "NTP"])?;
 
     set(&offset, 0)?;
-    let node = Node::start(&installation.nodes[0]).await?;
+    let node = Node::start(&setup.nodes[0]).await?;
     // The clocks of these routers agreed with the node's. They are more than the node can measure again at the same time.
-    let _others = [installation.router("first").await?, installation.router("second").await?];
-    let router = installation.router("router").await?;
+    let _others = [setup.router("first").await?, setup.router("second").await?];
+    let router = setup.router("router").await?;
     let client = router.client();
-    let mut payments = Payments::open(client, &installation.placement()?, "s0", "s0").await?;
+    let mut payments = Payments::open(client, &setup.placement()?, "s0", "s0").await?;
     payments.make(client, 1).await?;
     let long = place_hold(client, &payments, 1800).await?;
 
     // The clock changes while the node runs. The next entry must still be within the bound of the true time.
     set(&offset, HOUR_US)?;
     payments.make(client, 1).await?;
-    is_dated_now(&installation, BOUND_US).await?;
+    is_dated_now(&setup, BOUND_US).await?;
     node_says(&node, &["clock", "PostgreSQL is 3", "behind"]).await?;
     let short = place_hold(client, &payments, 1).await?;
     // The expiry of a short hold proves that the node has looked for holds that are due.
@@ -54,7 +54,7 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
     .await?;
     ensure!(status_of(client, long).await? == "held", "a hold of 30 minutes has expired");
     payments.make(client, 1).await?;
-    is_dated_now(&installation, BOUND_US).await?;
+    is_dated_now(&setup, BOUND_US).await?;
 
     set(&offset, 0)?;
     until("the node's clock is right again", NOTICED_WITHIN, async || {
@@ -66,11 +66,11 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
     // The test waits, because an entry is never dated before the one that it follows, and the last one may be dated ahead by as much as the
     // bound.
     until("PostgreSQL's clock has passed the newest booking", NOTICED_WITHIN, async || {
-        Ok((newest_booking_ahead_us(&installation).await? <= 0).then_some(()))
+        Ok((newest_booking_ahead_us(&setup).await? <= 0).then_some(()))
     })
     .await?;
     payments.make(client, 1).await?;
-    is_dated_now(&installation, 0).await?;
+    is_dated_now(&setup, 0).await?;
     ensure!(status_of(client, long).await? == "held");
     payments.are_there_once(client).await
 }
@@ -96,13 +96,13 @@ async fn status_of(client: &Client, hold: Uuid) -> anyhow::Result<String> {
 }
 
 /// Checks that the shard's newest booking is dated at most this far from PostgreSQL's clock.
-async fn is_dated_now(installation: &Installation, bound_us: i64) -> anyhow::Result<()> {
-    let ahead_us = newest_booking_ahead_us(installation).await?;
+async fn is_dated_now(setup: &ShardSetup, bound_us: i64) -> anyhow::Result<()> {
+    let ahead_us = newest_booking_ahead_us(setup).await?;
     ensure!(ahead_us <= bound_us + SLACK_US, "the newest booking is dated {ahead_us} µs ahead");
     Ok(())
 }
 
-async fn newest_booking_ahead_us(installation: &Installation) -> anyhow::Result<i64> {
+async fn newest_booking_ahead_us(setup: &ShardSetup) -> anyhow::Result<i64> {
     let ahead = "SELECT max(at_us) - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM journal";
-    database::number(&installation.database("s0"), ahead).await
+    database::number(&setup.database("s0"), ahead).await
 }

@@ -12,43 +12,43 @@ use testkit::{
 };
 use uuid::Uuid;
 
-use super::{Installation, NOTICED_WITHIN, Payments, UNREADY, are_refused, is_unavailable, node_says, says};
+use super::{NOTICED_WITHIN, Payments, ShardSetup, UNREADY, are_refused, is_unavailable, node_says, says};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_until_the_loss_is_accepted()
 -> anyhow::Result<()> {
-    let installation = Installation::with_shards(2).await?;
-    let mut nodes = installation.found().await?;
-    let router = installation.router("router").await?;
-    let mut kept = Payments::open(router.client(), &installation.placement()?, "s0", "s1").await?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let mut nodes = setup.found().await?;
+    let router = setup.router("router").await?;
+    let mut kept = Payments::open(router.client(), &setup.placement()?, "s0", "s1").await?;
     kept.make(router.client(), 3).await?;
-    installation.snapshot("s0", "early").await?;
+    setup.snapshot("s0", "early").await?;
     let mut lost = Payments { acknowledged: Vec::new(), ..kept };
     lost.make(router.client(), 4).await?;
-    let before = next_position(&installation).await?;
+    let before = next_position(&setup).await?;
 
     // Every process ends, so only the other shard's database remembers the mark.
     drop(router);
     stop_all(&mut nodes).await?;
-    installation.postgres.swap("s0", "late", "early").await?;
-    let s1 = Node::start_waiting(&installation.nodes[1]).await?;
+    setup.postgres.swap("s0", "late", "early").await?;
+    let s1 = Node::start_waiting(&setup.nodes[1]).await?;
     node_says(&s1, &[UNREADY, "no other shard has answered", "--alone"]).await?;
-    let said = Node::start_refused(&installation.nodes[0]).await?;
+    let said = Node::start_refused(&setup.nodes[0]).await?;
     says(
         &said,
         &["the database is refused", "position", "as shard s1 remembers", "accept --accept-loss --config FILE"],
     )?;
 
-    let refused = installation.nodes[0].run(&["accept"])?.refused()?;
+    let refused = setup.nodes[0].run(&["accept"])?.refused()?;
     says(&refused, &["shard s1 remembers", "in between is missing", "--accept-loss", "Nothing was changed"])?;
-    ensure!(incarnation(&installation).await? == 1);
-    let accepted = installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
+    ensure!(incarnation(&setup).await? == 1);
+    let accepted = setup.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     says(&accepted, &["given up", "incarnation 2"])?;
-    ensure!(next_position(&installation).await? > before, "positions are used twice");
+    ensure!(next_position(&setup).await? > before, "positions are used twice");
 
-    let _s0 = Node::start(&installation.nodes[0]).await?;
+    let _s0 = Node::start(&setup.nodes[0]).await?;
     s1.becomes_ready().await?;
-    let router = installation.router("another-router").await?;
+    let router = setup.router("another-router").await?;
     // A payment whose debit side is lost is executed again. The other shard knows that it was credited.
     for id in &lost.acknowledged {
         let answer = until("the router reaches the shards", NOTICED_WITHIN, async || {
@@ -59,7 +59,7 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
         expect!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
     }
     lost.are_posted(router.client(), 7).await?;
-    let first = database::number(&installation.database("s0"), "SELECT max(position) FROM journal").await?;
+    let first = database::number(&setup.database("s0"), "SELECT max(position) FROM journal").await?;
     ensure!(first > before, "position {first} is not beyond {before}");
     Ok(())
 }
@@ -67,17 +67,17 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknowledged_id_is_executed_twice()
 -> anyhow::Result<()> {
-    let installation = Installation::with_shards(2).await?;
-    let nodes = installation.found().await?;
-    let router = installation.router("router").await?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let nodes = setup.found().await?;
+    let router = setup.router("router").await?;
     let client = router.client();
-    let mut payments = Payments::open(client, &installation.placement()?, "s0", "s0").await?;
+    let mut payments = Payments::open(client, &setup.placement()?, "s0", "s0").await?;
     payments.make(client, 2).await?;
-    installation.snapshot("s0", "early").await?;
+    setup.snapshot("s0", "early").await?;
     payments.make(client, 3).await?;
 
     let newest = payments.acknowledged[4];
-    installation.postgres.swap("s0", "late", "early").await?;
+    setup.postgres.swap("s0", "late", "early").await?;
     is_never_executed_again(&payments, client, newest, &nodes[0], &[UNREADY, "position", "remembers"]).await?;
     are_refused(&payments, client).await?;
     until("the router reports the disagreement", NOTICED_WITHIN, async || {
@@ -89,48 +89,48 @@ async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknow
     .await?;
 
     // When the right database is back, the node serves again by itself.
-    installation.postgres.swap("s0", "early", "late").await?;
+    setup.postgres.swap("s0", "early", "late").await?;
     nodes[0].becomes_ready().await?;
     payments.are_there_once(client).await?;
 
     // The operator accepts the loss while the node runs, and while the router remembers more.
-    let before = next_position(&installation).await?;
-    installation.postgres.swap("s0", "late", "early").await?;
+    let before = next_position(&setup).await?;
+    setup.postgres.swap("s0", "late", "early").await?;
     node_says(&nodes[0], &[UNREADY, "position", "remembers"]).await?;
-    installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
+    setup.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     nodes[0].becomes_ready().await?;
     payments.acknowledged.truncate(2);
     payments.make(client, 1).await?;
     payments.are_there_once(client).await?;
     ensure!(nodes[0].mark().await?.incarnation == 2);
-    let newest = database::number(&installation.database("s0"), "SELECT max(position) FROM journal").await?;
+    let newest = database::number(&setup.database("s0"), "SELECT max(position) FROM journal").await?;
     ensure!(newest > before, "position {newest} is not beyond {before}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(1).await?;
-    let mut nodes = installation.found().await?;
-    let router = installation.router("router").await?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let mut nodes = setup.found().await?;
+    let router = setup.router("router").await?;
     let client = router.client();
-    let mut payments = Payments::open(client, &installation.placement()?, "s0", "s0").await?;
+    let mut payments = Payments::open(client, &setup.placement()?, "s0", "s0").await?;
     payments.make(client, 1).await?;
-    installation.snapshot("s0", "early").await?;
+    setup.snapshot("s0", "early").await?;
     payments.make(client, 2).await?;
     stop_all(&mut nodes).await?;
-    installation.postgres.swap("s0", "late", "early").await?;
+    setup.postgres.swap("s0", "late", "early").await?;
 
     // No participant tells the node before the router does.
     router.process().freeze().await?;
-    let node = Node::start(&installation.nodes[0]).await?;
+    let node = Node::start(&setup.nodes[0]).await?;
     router.process().thaw()?;
     let newest = payments.acknowledged[2];
     is_never_executed_again(&payments, client, newest, &node, &[UNREADY, "position", "as router"]).await?;
     are_refused(&payments, client).await?;
-    let refused = installation.nodes[0].run(&["accept"])?.refused()?;
+    let refused = setup.nodes[0].run(&["accept"])?.refused()?;
     says(&refused, &["the node of shard s0 remembers", "in between is missing", "--accept-loss"])?;
-    installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
+    setup.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     node.becomes_ready().await?;
     payments.acknowledged.truncate(1);
     payments.make(client, 1).await?;
@@ -139,42 +139,42 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_the_same_server_made_is_refused_until_it_is_accepted() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(1).await?;
-    let nodes = installation.found().await?;
-    installation.postgres.copy("s0", "copy").await?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let nodes = setup.found().await?;
+    setup.postgres.copy("s0", "copy").await?;
     nodes[0].becomes_ready().await?;
-    let copy = installation.database("copy");
-    let of_the_copy = NodeConfig::write_in(&installation.folder, "copy", installation.map.cluster, "s0", &copy)?;
+    let copy = setup.database("copy");
+    let of_the_copy = NodeConfig::write_in(&setup.folder, "copy", setup.map.cluster, "s0", &copy)?;
     let refused = of_the_copy.run(&["accept"])?.refused()?;
     says(&refused, &["serves another database", "stop that node"])?;
-    installation.postgres.swap("s0", "original", "copy").await?;
+    setup.postgres.swap("s0", "original", "copy").await?;
     node_says(&nodes[0], &[UNREADY, "database oid", "TEMPLATE", "shard-node accept"]).await?;
-    installation.nodes[0].run(&["accept"])?.successful()?;
+    setup.nodes[0].run(&["accept"])?.successful()?;
     nodes[0].becomes_ready().await?;
     ensure!(nodes[0].mark().await?.incarnation == 2);
     // Two databases have one history. The original is refused from now on.
-    installation.postgres.swap("s0", "copy", "original").await?;
+    setup.postgres.swap("s0", "copy", "original").await?;
     node_says(&nodes[0], &[UNREADY, "incarnation"]).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_witness_waits_unless_it_is_started_alone() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(2).await?;
-    let mut nodes = installation.found().await?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let mut nodes = setup.found().await?;
     stop_all(&mut nodes).await?;
-    let waiting = Node::start_waiting(&installation.nodes[0]).await?;
+    let waiting = Node::start_waiting(&setup.nodes[0]).await?;
     node_says(&waiting, &[UNREADY, "no other shard has answered", "--alone"]).await?;
     // A router that remembers nothing of the shard is no witness, although it greets the node again and again.
-    let router = installation.router("router-without-memory").await?;
+    let router = setup.router("router-without-memory").await?;
     for _ in 0..12 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let readiness = waiting.readiness().await?;
         says(&readiness.to_string(), &[UNREADY, "no other shard has answered"])?;
     }
     drop((router, waiting));
-    let alone = Node::start_alone(&installation.nodes[0]).await?;
-    let _s1 = Node::start(&installation.nodes[1]).await?;
+    let alone = Node::start_alone(&setup.nodes[0]).await?;
+    let _s1 = Node::start(&setup.nodes[1]).await?;
     alone.becomes_ready().await
 }
 
@@ -209,49 +209,47 @@ async fn stop_all(nodes: &mut Vec<Node>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn next_position(installation: &Installation) -> anyhow::Result<i64> {
-    database::number(&installation.database("s0"), "SELECT coalesce(max(position), 0) + 1 FROM journal").await
+async fn next_position(setup: &ShardSetup) -> anyhow::Result<i64> {
+    database::number(&setup.database("s0"), "SELECT coalesce(max(position), 0) + 1 FROM journal").await
 }
 
-async fn incarnation(installation: &Installation) -> anyhow::Result<i64> {
-    database::number(&installation.database("s0"), "SELECT incarnation FROM shard_state")
-        .await
-        .context("no incarnation")
+async fn incarnation(setup: &ShardSetup) -> anyhow::Result<i64> {
+    database::number(&setup.database("s0"), "SELECT incarnation FROM shard_state").await.context("no incarnation")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_database_in_place_of_a_shard_is_served_by_no_node_and_initialised_by_no_command()
 -> anyhow::Result<()> {
-    let installation = Installation::with_shards(2).await?;
-    let mut nodes = installation.found().await?;
-    let router = installation.router("router").await?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let mut nodes = setup.found().await?;
+    let router = setup.router("router").await?;
     let client = router.client();
-    let mut payments = Payments::open(client, &installation.placement()?, "s0", "s1").await?;
+    let mut payments = Payments::open(client, &setup.placement()?, "s0", "s1").await?;
     payments.make(client, 3).await?;
     let s0 = nodes.remove(0);
     s0.process().terminate(NOTICED_WITHIN).await?;
     drop(s0);
-    installation.postgres.create_database("empty", "").await?;
-    installation.postgres.swap("s0", "lost", "empty").await?;
+    setup.postgres.create_database("empty", "").await?;
+    setup.postgres.swap("s0", "lost", "empty").await?;
 
-    let s0 = Node::start_waiting(&installation.nodes[0]).await?;
+    let s0 = Node::start_waiting(&setup.nodes[0]).await?;
     let readiness = node_says(&s0, &["never initialised", "restore"]).await?;
     expect!(readiness["status"] == "unready", "{readiness}");
     are_refused(&payments, client).await?;
-    let map = installation.write_map("again", &installation.map)?;
-    let said = installation.nodes[0].run(&["init", "--map", &map.display().to_string()])?.refused()?;
+    let map = setup.write_map("again", &setup.map)?;
+    let said = setup.nodes[0].run(&["init", "--map", &map.display().to_string()])?.refused()?;
     says(&said, &["shard s1 remembers that shard s0", "never initialised again"])?;
 
     // The other shard's node does not answer, so nothing proves that this shard is new.
     nodes.remove(0).process().terminate(NOTICED_WITHIN).await?;
-    let said = installation.nodes[0].run(&["init", "--map", &map.display().to_string()])?.refused()?;
+    let said = setup.nodes[0].run(&["init", "--map", &map.display().to_string()])?.refused()?;
     says(&said, &["shard s1 cannot be asked"])?;
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'shardledger'";
-    ensure!(database::number(&installation.database("s0"), schemas).await? == 0);
+    ensure!(database::number(&setup.database("s0"), schemas).await? == 0);
 
     // The volume is mounted again.
-    let _s1 = Node::start(&installation.nodes[1]).await?;
-    installation.postgres.swap("s0", "empty", "lost").await?;
+    let _s1 = Node::start(&setup.nodes[1]).await?;
+    setup.postgres.swap("s0", "empty", "lost").await?;
     s0.becomes_ready().await?;
     payments.are_there_once(client).await
 }

@@ -18,7 +18,7 @@ use testkit::{
 use uuid::Uuid;
 
 use super::{
-    BackgroundClients, Installation, NOTICED_WITHIN, ORDERS_WITHIN, PAUSE, Payments, Progress, UNREADY, are_refused,
+    BackgroundClients, NOTICED_WITHIN, ORDERS_WITHIN, PAUSE, Payments, Progress, ShardSetup, UNREADY, are_refused,
     node_says, says,
 };
 
@@ -30,7 +30,7 @@ const AFTER: usize = 20;
 
 /// Shard `s0` with a primary and a stand-by, and shard `s1` with one server.
 struct Pair {
-    installation: Installation,
+    setup: ShardSetup,
     primary: Postgres,
     standby: Postgres,
 }
@@ -43,18 +43,18 @@ impl Pair {
         primary.create_database("s0", "").await?;
         let standby = primary.standby(&folder, "standby").await?;
         let urls = [both(&primary, &standby)?, postgres.create_database("s1", "").await?];
-        Ok(Self { installation: Installation::of_databases(&urls, folder, postgres)?, primary, standby })
+        Ok(Self { setup: ShardSetup::of_databases(&urls, folder, postgres)?, primary, standby })
     }
 
     fn reconcile(&self) -> anyhow::Result<(Option<i32>, Value)> {
-        let (code, text) = shardctl(&self.installation, &["reconcile", "--json"])?;
+        let (code, text) = shardctl(&self.setup, &["reconcile", "--json"])?;
         Ok((code, serde_json::from_str(&text).with_context(|| text.clone())?))
     }
 }
 
 /// Runs `shardctl` with the databases of all shards. Returns its exit code and its standard output.
-pub fn shardctl(installation: &Installation, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
-    let targets = installation.nodes.iter().map(|node| format!("--dsn={}={}", node.shard, node.database_url));
+pub fn shardctl(setup: &ShardSetup, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let targets = setup.nodes.iter().map(|node| format!("--dsn={}={}", node.shard, node.database_url));
     let output = Command::new(program("shardctl")?).args(arguments).args(targets).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(!text.is_empty(), "shardctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -62,8 +62,8 @@ pub fn shardctl(installation: &Installation, arguments: &[&str]) -> anyhow::Resu
 }
 
 /// Checks that `shardctl verify` finds nothing.
-pub fn books_are_clean(installation: &Installation) -> anyhow::Result<()> {
-    let (code, text) = shardctl(installation, &["verify"])?;
+pub fn books_are_clean(setup: &ShardSetup) -> anyhow::Result<()> {
+    let (code, text) = shardctl(setup, &["verify"])?;
     ensure!(code == Some(0), "verify found: {text}");
     Ok(())
 }
@@ -99,10 +99,10 @@ async fn pay(mut payments: Payments, router: Arc<Router>, progress: Progress) ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_follows_the_promotion_of_a_synchronous_standby_and_loses_nothing() -> anyhow::Result<()> {
     let mut pair = Pair::assemble().await?;
-    let nodes = pair.installation.found().await?;
+    let nodes = pair.setup.found().await?;
     pair.primary.replicates_synchronously().await?;
-    let router = Arc::new(pair.installation.router("router").await?);
-    let mut payments = Payments::open(router.client(), &pair.installation.placement()?, "s0", "s1").await?;
+    let router = Arc::new(pair.setup.router("router").await?);
+    let mut payments = Payments::open(router.client(), &pair.setup.placement()?, "s0", "s1").await?;
     let load = pay_in_background(&router, &payments);
     section("before", load.complete(BEFORE)).await?;
 
@@ -123,7 +123,7 @@ async fn a_node_follows_the_promotion_of_a_synchronous_standby_and_loses_nothing
         Ok((nodes[0].mark().await?.timeline == 2).then_some(()))
     })
     .await?;
-    books_are_clean(&pair.installation)?;
+    books_are_clean(&pair.setup)?;
 
     // While only the former primary answers, it is refused by name.
     pair.standby.stop()?;
@@ -134,16 +134,16 @@ async fn a_node_follows_the_promotion_of_a_synchronous_standby_and_loses_nothing
     payments.make(router.client(), 2).await?;
     payments.are_there_once(router.client()).await?;
     ensure!(pair.reconcile()?.0 == Some(0), "reconcile reports a loss, but nothing was lost");
-    books_are_clean(&pair.installation)
+    books_are_clean(&pair.setup)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_id_and_range() -> anyhow::Result<()> {
     let mut pair = Pair::assemble().await?;
-    let nodes = pair.installation.found().await?;
-    let router = pair.installation.router("router").await?;
+    let nodes = pair.setup.found().await?;
+    let router = pair.setup.router("router").await?;
     let client = router.client();
-    let placement = pair.installation.placement()?;
+    let placement = pair.setup.placement()?;
     let mut kept_out = Payments::open(client, &placement, "s0", "s1").await?;
     let mut kept_in = Payments::between(
         client,
@@ -164,10 +164,10 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     pair.standby.promote().await?;
     node_says(&nodes[0], &[UNREADY, "position", "promote the stand-by that has everything"]).await?;
     are_refused(&out, client).await?;
-    let refused = pair.installation.nodes[0].run(&["accept"])?.refused()?;
+    let refused = pair.setup.nodes[0].run(&["accept"])?.refused()?;
     says(&refused, &["in between is missing", "--accept-loss"])?;
     ensure!(pair.reconcile()?.0 == Some(0), "reconcile reports a loss before the operator has accepted one");
-    pair.installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
+    pair.setup.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     // The node has run all the time.
     nodes[0].becomes_ready().await?;
     ensure!(nodes[0].mark().await?.incarnation == 2);
@@ -180,9 +180,9 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     expect!(loss["last_left_at"].as_str() < loss["accepted_at"].as_str(), "{report}");
     are_reported(&report, "debit", &out.acknowledged)?;
     are_reported(&report, "credit", &inward.acknowledged)?;
-    let (_, human) = shardctl(&pair.installation, &["reconcile"])?;
+    let (_, human) = shardctl(&pair.setup, &["reconcile"])?;
     says(&human, &["shard s0, incarnation 2: positions", "6 bookings at most", "credited on s1", "posted on s1"])?;
-    let (code, others) = shardctl(&pair.installation, &["reconcile", "--shard", "s1", "--json"])?;
+    let (code, others) = shardctl(&pair.setup, &["reconcile", "--shard", "s1", "--json"])?;
     expect!(code == Some(0), "{others}");
 
     // The report says what to do: a lost debit that is sent again is booked again, and credited once.
@@ -204,7 +204,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
         (&["reconcile", "--json", "--repair", "--dry-run"][..], "would_be_repaired"),
         (&["reconcile", "--json", "--repair"], "repaired"),
     ] {
-        let (code, text) = shardctl(&pair.installation, arguments)?;
+        let (code, text) = shardctl(&pair.setup, arguments)?;
         let report: Value = serde_json::from_str(&text)?;
         are_reported(&report, "credit", &inward.acknowledged)?;
         let repaired = |transfer: &Value| transfer["repair"] == outcome;
@@ -214,16 +214,16 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     let (_, report) = pair.reconcile()?;
     are_reported(&report, "credit", &[])?;
     inward.are_posted(client, 5).await?;
-    books_are_clean(&pair.installation)
+    books_are_clean(&pair.setup)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_reports_the_older_mark()
 -> anyhow::Result<()> {
     let mut pair = Pair::assemble().await?;
-    let mut nodes = pair.installation.found().await?;
-    let router = pair.installation.router("router").await?;
-    let placement = pair.installation.placement()?;
+    let mut nodes = pair.setup.found().await?;
+    let router = pair.setup.router("router").await?;
+    let placement = pair.setup.placement()?;
     let mut kept = Payments::open(router.client(), &placement, "s0", "s0").await?;
     kept.make(router.client(), 3).await?;
     pair.standby.has_caught_up(&pair.primary).await?;
@@ -236,12 +236,9 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
     nodes.clear();
     pair.primary.kill().await?;
     pair.standby.promote().await?;
-    database::run(&pair.installation.database("s1"), "DELETE FROM peer_mark").await?;
-    nodes = vec![
-        Node::start_waiting(&pair.installation.nodes[0]).await?,
-        Node::start_waiting(&pair.installation.nodes[1]).await?,
-    ];
-    let router = pair.installation.router("another-router").await?;
+    database::run(&pair.setup.database("s1"), "DELETE FROM peer_mark").await?;
+    nodes = vec![Node::start_waiting(&pair.setup.nodes[0]).await?, Node::start_waiting(&pair.setup.nodes[1]).await?];
+    let router = pair.setup.router("another-router").await?;
     for node in &nodes {
         node.becomes_ready().await?;
     }
@@ -255,7 +252,7 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
     node_says(&nodes[0], &[UNREADY, "a timeline 2 that begins at position", "new payments have taken the positions"])
         .await?;
     are_refused(&later, router.client()).await?;
-    pair.installation.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
+    pair.setup.nodes[0].run(&["accept", "--accept-loss"])?.successful()?;
     nodes[0].becomes_ready().await?;
     let (code, report) = pair.reconcile()?;
     expect!(code == Some(3), "{report}");
@@ -264,7 +261,7 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
         .with_context(|| format!("expected from_position in {report}"))?;
     expect!(from.parse::<i64>()? == overtaken.began, "{report} {overtaken:?}");
     later.make(router.client(), 1).await?;
-    books_are_clean(&pair.installation)
+    books_are_clean(&pair.setup)
 }
 
 /// Checks that the report has exactly these transfers with this side lost on `s0`.
@@ -303,10 +300,10 @@ async fn a_node_follows_a_failover_of_patroni_and_loses_nothing_in_synchronous_m
     let folder = Folder::create()?;
     let other = Postgres::start(&folder, "other").await?;
     let urls = [url_of_all(&[&first, &second], "s0"), other.create_database("s1", "").await?];
-    let installation = Installation::of_databases(&urls, folder, other)?;
-    let nodes = installation.found().await?;
-    let router = Arc::new(installation.router("router").await?);
-    let mut payments = Payments::open(router.client(), &installation.placement()?, "s0", "s1").await?;
+    let setup = ShardSetup::of_databases(&urls, folder, other)?;
+    let nodes = setup.found().await?;
+    let router = Arc::new(setup.router("router").await?);
+    let mut payments = Payments::open(router.client(), &setup.placement()?, "s0", "s1").await?;
     let load = pay_in_background(&router, &payments);
     section("before", load.complete(PAYMENTS)).await?;
 
@@ -329,5 +326,5 @@ async fn a_node_follows_a_failover_of_patroni_and_loses_nothing_in_synchronous_m
         Ok((nodes[0].mark().await?.timeline == 2).then_some(()))
     })
     .await?;
-    books_are_clean(&installation)
+    books_are_clean(&setup)
 }

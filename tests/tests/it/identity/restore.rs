@@ -22,7 +22,7 @@ use testkit::{
 use uuid::Uuid;
 
 use super::{
-    BackgroundClients, Installation, NOTICED_WITHIN, ORDERS_WITHIN, PAUSE, Progress,
+    BackgroundClients, NOTICED_WITHIN, ORDERS_WITHIN, PAUSE, Progress, ShardSetup,
     promotion::{books_are_clean, shardctl},
     says,
 };
@@ -102,7 +102,7 @@ fn cents(amount: &str) -> i64 {
 
 /// Three shards. Shard `s0`, which is restored, is on its own server.
 struct Three {
-    installation: Installation,
+    setup: ShardSetup,
     restored: Postgres,
 }
 
@@ -116,19 +116,19 @@ impl Three {
             postgres.create_database("s1", "").await?,
             postgres.create_database("s2", "").await?,
         ];
-        Ok(Self { installation: Installation::of_databases(&urls, folder, postgres)?, restored })
+        Ok(Self { setup: ShardSetup::of_databases(&urls, folder, postgres)?, restored })
     }
 
     /// Opens an account without limit.
     async fn account(&self, client: &Client, shard: &str, name: &str) -> anyhow::Result<String> {
-        let id = self.installation.placement()?.account_on(shard, name, 0)?;
+        let id = self.setup.placement()?.account_on(shard, name, 0)?;
         open_account(client, &id, "unlimited").await?;
         Ok(id)
     }
 
     fn reconcile(&self, more: &[&str]) -> anyhow::Result<(Option<i32>, Value)> {
         let arguments = [&["reconcile", "--json"], more].concat();
-        let (code, text) = shardctl(&self.installation, &arguments)?;
+        let (code, text) = shardctl(&self.setup, &arguments)?;
         Ok((code, serde_json::from_str(&text).with_context(|| text.clone())?))
     }
 }
@@ -176,9 +176,9 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     let began = Instant::now();
     let mut three = Three::assemble().await?;
     let archive = three.restored.archives("archive").await?;
-    let mut nodes = three.installation.found().await?;
-    let first = three.installation.router("router").await?;
-    let second = three.installation.router("second").await?;
+    let mut nodes = three.setup.found().await?;
+    let first = three.setup.router("router").await?;
+    let second = three.setup.router("second").await?;
     let client = Arc::new(Client::new(vec![first.url(), second.url()]).with_timeout(Duration::from_secs(5)));
     let mut accounts = Vec::new();
     for shard in ["s0", "s1", "s2"] {
@@ -198,7 +198,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
         route(5, 1, true),  // holds on s2, captured to s0
     ];
     // This account of s0 gets money and pays after the restore point. After the restore it lacks the money for its payment.
-    let poor = three.installation.placement()?.account_on("s0", "poor", 0)?;
+    let poor = three.setup.placement()?.account_on("s0", "poor", 0)?;
     open_account(&client, &poor, "0.00").await?;
 
     let load =
@@ -221,7 +221,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     drop(node);
     three.restored.kill().await?;
     section("restore", three.restored.restore(&backup, &archive, "drill")).await?;
-    let config = &three.installation.nodes[0];
+    let config = &three.setup.nodes[0];
     let refused = Node::start_refused(config).await?;
     says(&refused, &["the database is refused", "position", "accept --accept-loss"])?;
     config.run(&["accept", "--accept-loss", "--wait", "30"])?.successful()?;
@@ -232,7 +232,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     ensure!(node.mark().await?.incarnation == 2);
     eprintln!("restore: {} acknowledged orders, {:.1?}", orders.len(), began.elapsed());
 
-    let (code, _) = shardctl(&three.installation, &["verify"])?;
+    let (code, _) = shardctl(&three.setup, &["verify"])?;
     ensure!(code == Some(3), "a loss between shards is a violation until it is repaired");
     let (code, report) = three.reconcile(&[])?;
     expect!(code == Some(3), "{report}");
@@ -252,10 +252,9 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
             }
             200 => {}
             404 => {
-                let of_shard = three.installation.placement()?.shard_of(&order.debit) == "s0";
+                let of_shard = three.setup.placement()?.shard_of(&order.debit) == "s0";
                 let in_range = after <= Some(order.created_at.as_str()) && Some(order.created_at.as_str()) <= before;
-                let is_local =
-                    three.installation.placement()?.shard_of(&order.credit) == "s0" || !order.is_transfer();
+                let is_local = three.setup.placement()?.shard_of(&order.credit) == "s0" || !order.is_transfer();
                 ensure!(of_shard && in_range, "an order is lost and not in the report: {order:?}: {report}");
                 ensure!(
                     is_local || reported.contains(&order.id),
@@ -291,7 +290,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     expect!(code == Some(0), "{repaired}");
     let (_, report) = three.reconcile(&[])?;
     expect!(transfers(&report).is_empty(), "{report}");
-    books_are_clean(&three.installation)?;
+    books_are_clean(&three.setup)?;
 
     // Every acknowledged transfer is there once, to the last minor unit.
     for order in orders.iter().filter(|order| order.is_transfer()) {
@@ -336,7 +335,7 @@ fn not_repaired(report: &Value) -> Vec<(String, String)> {
 async fn sagas_have_ended(three: &Three) -> anyhow::Result<()> {
     const UNDER_WAY: &str = "SELECT count(*) FROM journal j WHERE j.kind IN (13, 14) AND NOT EXISTS ( \
          SELECT FROM journal s WHERE s.id = j.id AND s.payer = j.payer AND s.role = 2)";
-    let urls = [three.restored.url("s0"), three.installation.database("s1"), three.installation.database("s2")];
+    let urls = [three.restored.url("s0"), three.setup.database("s1"), three.setup.database("s2")];
     until("no transfer is under way", ORDERS_WITHIN, async || {
         for url in &urls {
             if database::number(url, UNDER_WAY).await? > 0 {

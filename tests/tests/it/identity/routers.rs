@@ -18,53 +18,52 @@ use testkit::{
 };
 use wire::get_account_response::Outcome;
 
-use super::{Installation, NOTICED_WITHIN, Payments, are_refused, says};
+use super::{NOTICED_WITHIN, Payments, ShardSetup, are_refused, says};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swapped_addresses_are_refused_by_name_and_nothing_is_executed() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(2).await?;
-    let _nodes = installation.found().await?;
-    let router = installation.router("router").await?;
-    let mut payments = Payments::open(router.client(), &installation.placement()?, "s0", "s1").await?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let _nodes = setup.found().await?;
+    let router = setup.router("router").await?;
+    let mut payments = Payments::open(router.client(), &setup.placement()?, "s0", "s1").await?;
     payments.make(router.client(), 2).await?;
-    let entries = entries(&installation).await?;
+    let entries = entries(&setup).await?;
 
-    let mut shards = installation.map.shards.clone();
-    shards[0].nodes = installation.map.shards[1].nodes.clone();
-    shards[1].nodes = installation.map.shards[0].nodes.clone();
-    let swapped = ShardMap::new(installation.map.cluster, 2, shards)?;
+    let mut shards = setup.map.shards.clone();
+    shards[0].nodes = setup.map.shards[1].nodes.clone();
+    shards[1].nodes = setup.map.shards[0].nodes.clone();
+    let swapped = ShardMap::new(setup.map.cluster, 2, shards)?;
     // One router starts with the swapped map, and another takes it while running.
-    let started = Router::start(&installation.router_config("started", &swapped, "")?).await?;
+    let started = Router::start(&setup.router_config("started", &swapped, "")?).await?;
     names(&started, &["expected s0, found s1", "expected s1, found s0"]).await?;
     are_refused(&payments, started.client()).await?;
-    installation.write_map("router", &swapped)?;
+    setup.write_map("router", &swapped)?;
     names(&router, &["expected s0, found s1", "expected s1, found s0"]).await?;
     are_refused(&payments, router.client()).await?;
-    ensure!(self::entries(&installation).await? == entries, "something was executed");
+    ensure!(self::entries(&setup).await? == entries, "something was executed");
 
     // Both routers serve with the corrected map.
-    installation
-        .write_map("router", &ShardMap::new(installation.map.cluster, 3, installation.map.shards.clone())?)?;
+    setup.write_map("router", &ShardMap::new(setup.map.cluster, 3, setup.map.shards.clone())?)?;
     payments.make(router.client(), 1).await?;
     payments.are_there_once(router.client()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_cluster_is_refused_by_name() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(1).await?;
-    let nodes = installation.found().await?;
-    let url = installation.postgres.create_database("foreign", "").await?;
-    let foreign = NodeConfig::write_in(&installation.folder, "foreign", ClusterId::generate(), "s0", &url)?;
-    let mut shards = installation.map.shards.clone();
+    let setup = ShardSetup::with_shards(1).await?;
+    let nodes = setup.found().await?;
+    let url = setup.postgres.create_database("foreign", "").await?;
+    let foreign = NodeConfig::write_in(&setup.folder, "foreign", ClusterId::generate(), "s0", &url)?;
+    let mut shards = setup.map.shards.clone();
     shards[0].nodes = vec![foreign.url()];
-    installation.init(&foreign, &ShardMap::new(foreign.cluster, 1, shards.clone())?)?;
+    setup.init(&foreign, &ShardMap::new(foreign.cluster, 1, shards.clone())?)?;
     let _foreign = Node::start(&foreign).await?;
 
-    let router = installation.router("router").await?;
-    let mut payments = Payments::open(router.client(), &installation.placement()?, "s0", "s0").await?;
+    let router = setup.router("router").await?;
+    let mut payments = Payments::open(router.client(), &setup.placement()?, "s0", "s0").await?;
     payments.make(router.client(), 1).await?;
-    installation.write_map("router", &ShardMap::new(installation.map.cluster, 2, shards)?)?;
-    names(&router, &[&format!("cluster: expected {}, found {}", installation.map.cluster, foreign.cluster)]).await?;
+    setup.write_map("router", &ShardMap::new(setup.map.cluster, 2, shards)?)?;
+    names(&router, &[&format!("cluster: expected {}, found {}", setup.map.cluster, foreign.cluster)]).await?;
     are_refused(&payments, router.client()).await?;
     ensure!(database::number(&url, "SELECT count(*) FROM journal").await? == 0);
     nodes[0].becomes_ready().await
@@ -80,24 +79,23 @@ async fn names(router: &Router, words: &[&str]) -> anyhow::Result<()> {
     .await
 }
 
-async fn entries(installation: &Installation) -> anyhow::Result<i64> {
+async fn entries(setup: &ShardSetup) -> anyhow::Result<i64> {
     let count = "SELECT count(*) FROM journal";
-    Ok(database::number(&installation.database("s0"), count).await?
-        + database::number(&installation.database("s1"), count).await?)
+    Ok(database::number(&setup.database("s0"), count).await? + database::number(&setup.database("s1"), count).await?)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_with_another_scale_of_an_asset_in_use_does_not_start() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(2).await?;
-    let _nodes = installation.found().await?;
-    let right = Router::start(&installation.router_config("right", &installation.map, "[assets]\nBTC = 8")?).await?;
-    let account = installation.placement()?.account_on("s1", "wallet", 0)?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let _nodes = setup.found().await?;
+    let right = Router::start(&setup.router_config("right", &setup.map, "[assets]\nBTC = 8")?).await?;
+    let account = setup.placement()?.account_on("s1", "wallet", 0)?;
     open_wallet(right.client(), &account).await?;
-    let wrong = installation.router_config("wrong", &installation.map, "[assets]\nBTC = 6")?;
+    let wrong = setup.router_config("wrong", &setup.map, "[assets]\nBTC = 6")?;
     let said = Router::start_refused(&wrong).await?;
     says(&said, &["scale of BTC: expected 8, found 6", "shard s1", "declare BTC = 8"])?;
     drop(right);
-    let again = Router::start(&installation.router_config("again", &installation.map, "[assets]\nBTC = 8")?).await?;
+    let again = Router::start(&setup.router_config("again", &setup.map, "[assets]\nBTC = 8")?).await?;
     until("the router knows the account", NOTICED_WITHIN, async || {
         let found = again.client().get(0, &account_path(&account)).await?;
         says(&found.to_string(), &["1.50000000"])?;
@@ -110,10 +108,10 @@ async fn a_router_with_another_scale_of_an_asset_in_use_does_not_start() -> anyh
 /// the cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_that_ran_before_the_asset_came_into_use_is_refused_as_well() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(1).await?;
-    let _nodes = installation.found().await?;
-    let wrong = Router::start(&installation.router_config("wrong", &installation.map, "[assets]\nBTC = 6")?).await?;
-    let right = Router::start(&installation.router_config("right", &installation.map, "[assets]\nBTC = 8")?).await?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let _nodes = setup.found().await?;
+    let wrong = Router::start(&setup.router_config("wrong", &setup.map, "[assets]\nBTC = 6")?).await?;
+    let right = Router::start(&setup.router_config("right", &setup.map, "[assets]\nBTC = 8")?).await?;
     open_wallet(right.client(), "wallet").await?;
     until("the router with the wrong scale reads nothing any more", NOTICED_WITHIN, async || {
         let read = wrong.client().call(0, Method::GET, "/v1/accounts/wallet", None).await?;
@@ -138,15 +136,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_through_another_node_includes_every_acknowledged_write_or_is_refused() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(1).await?;
-    let first = installation.found().await?.remove(0);
-    let config = NodeConfig::write_in(
-        &installation.folder,
-        "second",
-        installation.map.cluster,
-        "s0",
-        &installation.database("s0"),
-    )?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let first = setup.found().await?.remove(0);
+    let config = NodeConfig::write_in(&setup.folder, "second", setup.map.cluster, "s0", &setup.database("s0"))?;
     let second = Node::start(&config).await?;
     first.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
     first.execute_until_definite(&open("payee", Limit::ZERO)?).await?;
@@ -168,21 +160,15 @@ async fn a_read_through_another_node_includes_every_acknowledged_write_or_is_ref
 /// In a rolling restart of two nodes on one shard, the second node may have looked at the database up to a second ago.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_not_refused_because_another_node_of_its_shard_committed() -> anyhow::Result<()> {
-    let installation = Installation::with_shards(1).await?;
-    let mut nodes = installation.found().await?;
-    let config = NodeConfig::write_in(
-        &installation.folder,
-        "second",
-        installation.map.cluster,
-        "s0",
-        &installation.database("s0"),
-    )?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let mut nodes = setup.found().await?;
+    let config = NodeConfig::write_in(&setup.folder, "second", setup.map.cluster, "s0", &setup.database("s0"))?;
     nodes.push(Node::start(&config).await?);
-    let mut shards = installation.map.shards.clone();
+    let mut shards = setup.map.shards.clone();
     shards[0].nodes.push(config.url());
-    let map = ShardMap::new(installation.map.cluster, 2, shards)?;
-    let router = Router::start(&installation.router_config("router", &map, "")?).await?;
-    let mut payments = Payments::open(router.client(), &installation.placement()?, "s0", "s0").await?;
+    let map = ShardMap::new(setup.map.cluster, 2, shards)?;
+    let router = Router::start(&setup.router_config("router", &map, "")?).await?;
+    let mut payments = Payments::open(router.client(), &setup.placement()?, "s0", "s0").await?;
     payments.make(router.client(), 50).await?;
     nodes[0].process().terminate(PATIENCE).await?;
     until("the second node is used", PATIENCE, async || payments.make(router.client(), 1).await.map(Some)).await?;
