@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What `make test` runs: the lints, 20,000 simulated clusters and every test. Its output ends with the test runner's own summary.
+# `make test` runs this script: the lints, 20,000 simulated clusters and every test. The output ends with the summary of the test runner.
 #
-# Two thirds of the time are compilation. The tests leave a third of two processors idle, because they wait for clusters, so clippy runs beside
-# them, at the lowest priority. cargo-nextest takes the tests as they were built, and does not wait for the lock on the target folder that clippy has.
+# Two thirds of the time are compilation. The tests leave a third of two processors idle, because they wait for clusters, so clippy runs at the same
+# time with the lowest priority. cargo-nextest gets the list of built tests, so that it does not wait for the lock on the target folder that clippy holds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -29,7 +29,7 @@ fi
 echo 'cargo nextest list --workspace: compiles the tests'
 cargo nextest list --workspace --list-type binaries-only --message-format json >"$target/test-binaries.json"
 cargo metadata --format-version 1 >"$target/test-metadata.json"
-# A process group of its own, so that nothing of it outlives an interrupted run.
+# The lints get their own process group, so that the trap can end all of them when the run is interrupted.
 set -m
 nice -n 19 make --no-print-directory lint >"$target/lint.log" 2>&1 &
 lint=$!

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the folder of promtool and prometheus, for the tests of metrics, alerts and dashboards: SHARDLEDGER_PROMETHEUS_BIN, the machine's own, or
-# those of the Debian package, unpacked into the folder $1 without installing anything. Prints nothing where there are none.
+# Prints the folder of promtool and prometheus, for the tests of metrics, alerts and dashboards. It is SHARDLEDGER_PROMETHEUS_BIN, the folder of the
+# machine's own programs, or the Debian package unpacked into the folder $1. The script installs nothing, and prints nothing if it finds no programs.
 set -u
 if [ -n "${SHARDLEDGER_PROMETHEUS_BIN:-}" ]; then
     echo "$SHARDLEDGER_PROMETHEUS_BIN"

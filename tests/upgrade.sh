@@ -8,7 +8,7 @@ target="$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")"
 scratch="$target/upgrade"
 source="$scratch/source"
 
-# The newest migration names the schema version.
+# The file name of the newest migration is the schema version of a commit.
 schema_of() { git -C "$root" ls-tree --name-only "$1" migrations/ | tail -n 1; }
 
 if [ "$from" = migration ]; then
@@ -28,13 +28,13 @@ build() {
     drop_source
     trap drop_source EXIT
     git -C "$root" worktree add --quiet --detach "$source" "$commit"
-    # The compiled dependencies of the present build serve here, too.
+    # Reuse the compiled dependencies of the present build, because they are mostly the same.
     if [ ! -d "$scratch/build" ] && [ -d "$target/debug/deps" ]; then
         mkdir -p "$scratch/build/debug"
         cp -al "$target/debug/deps" "$scratch/build/debug/"
         cp -a "$target/debug/.fingerprint" "$target/debug/build" "$scratch/build/debug/"
     fi
-    # With all packages selected, dependencies have the same features as in the present build.
+    # Select all packages, so that dependencies have the same features as in the present build.
     (cd "$source" && SHARDLEDGER_COMMIT="$commit" CARGO_TARGET_DIR="$scratch/build" \
         cargo build --locked --workspace --bin router --bin shard-node --bin shardctl)
     rm -rf "$programs.new"

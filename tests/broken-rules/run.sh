@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Breaks one rule or guard after another in a copy of the last commit and tells which tests noticed. One that can be broken
-# without a test failing is an error. `make broken-rules` looks everywhere and takes about an hour; PARTS="units simulation"
-# leaves the cluster out; RULES="06 12" breaks only those.
+# Breaks one rule or guard after another in a copy of the last commit and prints which tests fail. A rule that can be broken
+# without a failing test is an error. `make broken-rules` runs all parts and takes about an hour. PARTS="units simulation"
+# leaves the cluster out. RULES="06 12" breaks only those two rules.
 set -euo pipefail
 # A failed build does not show that no test notices the rule.
 shopt -s inherit_errexit
@@ -10,7 +10,7 @@ root="$(cd "$here/../.." && pwd)"
 scratch="$root/target/broken-rules"
 copy="$scratch/copy"
 parts="${PARTS:-units simulation cluster}"
-# Most rules are noticed within a few hundred seeds.
+# The simulation notices most broken rules within a few hundred seeds.
 seeds="${SEEDS:-5000}"
 export CARGO_TARGET_DIR="$scratch/build" CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 
@@ -23,19 +23,19 @@ cd "$copy"
 
 wanted() { [[ " $parts " == *" $1 "* ]]; }
 
-# The crates that a patch changes and that have unit tests, one a line.
+# Prints the crates that a patch changes and that have unit tests, one on each line.
 crates_of() {
     sed -nE 's#^\+\+\+ b/(crates/)?(ledger|router|shard-node)/.*#\2#p' "$1" | sort -u
 }
 
-# The tests of a crate that fail, one a line.
+# Prints the failing tests of a crate, one on each line.
 unit_tests() {
     cargo nextest run -p "$1" --no-fail-fast >"$scratch/units.log" 2>&1 || true
     grep -q 'Summary' "$scratch/units.log" || { tail -n 40 "$scratch/units.log" >&2; return 1; }
     { grep -E '^ +FAIL ' "$scratch/units.log" || true; } | sed -E 's/.*\) (ledger|router|shard-node) //' | sort -u
 }
 
-# The first seed that finds something, and what it finds. Without one, the number of seeds goes to stderr.
+# Prints the first seed that finds something, and its finding. Without a finding, the number of seeds goes to stderr.
 simulation() {
     cargo build --workspace --bin simulate >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; return 1; }
     "$CARGO_TARGET_DIR/debug/simulate" --seeds "$seeds" >"$scratch/simulation.log" 2>&1 || true
@@ -49,15 +49,15 @@ build_services() {
     export SHARDLEDGER_PG_BIN
 }
 
-# The tests of a running system that match, into $scratch/cluster.log.
+# Runs the matching tests of a running system. Their output goes to $scratch/cluster.log.
 cluster_tests() {
     build_services
     cargo nextest run -p integration-tests -E "test($1)" >"$scratch/cluster.log" 2>&1 || true
     grep -q 'Summary' "$scratch/cluster.log" || { tail -n 40 "$scratch/cluster.log" >&2; return 1; }
 }
 
-# The tests that match and fail, one a line. A table names the rows that fail, up to the colon. Once an invariant of the shared cluster is broken, every
-# test finds that at its end: those tests are counted.
+# Prints the matching tests that fail, one on each line. For a table it prints the name of each failing row, which ends at the colon. Once an invariant of
+# the shared cluster is broken, every test finds that at its end, so these tests are only counted.
 failing_tests() {
     cluster_tests "$1"
     awk '
@@ -72,7 +72,7 @@ failing_tests() {
     ' "$scratch/cluster.log" | sort -u
 }
 
-# Who notices the broken rule of this patch, one a line.
+# Prints the tests that notice the broken rule of this patch, one on each line.
 noticed() {
     local crate
     if wanted units; then
@@ -95,7 +95,7 @@ survived=0
 for patch in "$here"/[0-9]*.patch; do
     rule="$(basename "$patch" .patch)"
     [[ -z "${RULES:-}" || " $RULES " == *" ${rule%%-*} "* ]] || continue
-    # What keeps a node from writing what it must not may be in the database, where unit tests do not look.
+    # A guard may be in the database, which unit tests do not use.
     if ! wanted cluster && [ -z "$(crates_of "$patch")" ]; then continue; fi
     git apply "$patch" || { echo "$rule: the patch does not apply any more; renew it" >&2; exit 1; }
     tests="$(noticed "$patch")"

@@ -1,9 +1,9 @@
-//! Starts what the tests of one run share (`testkit::shared`). `cargo nextest` runs this program as its setup scripts.
+//! Starts the fixtures that the tests of one run share (`testkit::shared`). `cargo nextest` runs this program as its setup scripts.
 //!
-//! `shared-fixture cluster` starts a second process of this program, which starts the cluster and says where it is. The first process passes
-//! that on to the runner and ends. The second process lives as long as the runner. Nextest has no step after the tests, so the second process
-//! looks whether the runner is there. It takes the cluster down when the runner has ended in any way; if it is killed itself, the guards of
-//! `testkit::leash` do so.
+//! `shared-fixture cluster` starts a second process of this program, which starts the cluster and prints its folder. The first process
+//! tells the runner the folder and ends. The second process lives as long as the runner. Nextest has no step after the tests, so the second
+//! process polls whether the runner lives. It takes the cluster down when the runner has ended in any way. If the second process is killed,
+//! the guards of `testkit::leash` take the cluster down.
 
 use std::{
     env,
@@ -28,13 +28,14 @@ use tokio::{
     time::timeout,
 };
 
-/// The file into which a setup script writes variables for the tests, a line each.
+/// The variable that names the file into which a setup script writes variables for the tests, one on each line.
 const RUNNER_FILE: &str = "NEXTEST_ENV";
 /// The first argument of the second process.
 const HOLD: &str = "hold";
-/// Less than the time limit that `.config/nextest.toml` gives a setup script, so that the script can say why it failed.
+/// The time within which a fixture must start. It is less than the time limit that `.config/nextest.toml` gives a setup script, so that the
+/// script can report why it failed.
 const STARTS_WITHIN: Duration = Duration::from_secs(150);
-/// Pause between two looks at the runner.
+/// The pause between two looks at the runner.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -54,9 +55,9 @@ async fn set_up(fixture: Fixture) -> anyhow::Result<()> {
     let mut log = unnamed_file()?;
     let mut holder = Command::new(env::current_exe()?)
         .args([HOLD, &fixture.to_string(), &parent_id().to_string()])
-        // The cluster does not wait for the turn that clusters take without a runner.
+        // With this variable, the cluster does not wait for its turn, which clusters do without a runner.
         .env("NEXTEST", "1")
-        // A signal to the runner's process group ends the runner, and the holder sees that.
+        // A signal to the runner's process group must not end the holder. It ends the runner, and the holder notices that.
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -69,7 +70,7 @@ async fn set_up(fixture: Fixture) -> anyhow::Result<()> {
     let mut text = String::new();
     log.rewind()?;
     log.read_to_string(&mut text)?;
-    // The holder ends with the runner, which ends because its setup script fails.
+    // This error makes the setup script fail. The runner then ends, and the holder ends with it.
     let Ok(read) = read else { bail!("the shared {fixture} did not start within {STARTS_WITHIN:?}:\n{text}") };
     if read? == 0 {
         bail!("the shared {fixture} did not start ({}):\n{text}", holder.wait().await?);
@@ -88,7 +89,7 @@ fn unnamed_file() -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Starts the fixture, says where it is, and holds it until the runner has ended.
+/// Starts the fixture, prints its folder, and holds it until the runner has ended.
 async fn hold(fixture: Fixture, runner: i32) -> anyhow::Result<()> {
     let runner = Process::of(runner).context("the runner has ended")?;
     match fixture {

@@ -1,13 +1,13 @@
-//! One account and its journal; assets, and amounts as they are written.
+//! One account with its journal, and assets with the texts of their amounts.
 
 use crate::{Metadata, NewAccount};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     Open,
-    /// No debits.
+    /// The account may receive money and must not pay.
     Frozen,
-    /// Neither debits nor credits.
+    /// The account must neither pay nor receive money.
     Closed,
 }
 
@@ -28,31 +28,31 @@ pub struct Account {
     pub status: Status,
     pub posted: i64,
     pub held: i64,
-    /// `None`: unlimited.
+    /// `None` means that the account may go below zero without limit.
     pub overdraft: Option<i64>,
-    /// `None`: no limit.
+    /// `None` means that the balance may rise without limit.
     pub max_balance: Option<i64>,
     pub metadata: Metadata,
-    /// What opened it.
+    /// The request that opened the account.
     pub opening: NewAccount,
-    /// Its version is the number of its entries.
+    /// The account's version is the number of its entries.
     pub journal: Vec<Entry>,
 }
 
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The number of the request that wrote it: the entries of one batch may come in any order.
+    /// The number of the request that wrote the entry. The entries of one batch may come in any order.
     pub request: usize,
     pub kind: &'static str,
     pub transfer: Option<String>,
     pub hold: Option<String>,
     pub counterparty: Option<String>,
-    /// Change of `posted`.
+    /// The change of the posted balance.
     pub amount: i64,
-    /// Afterwards.
+    /// The value after this entry.
     pub posted: i64,
-    /// Afterwards.
+    /// The value after this entry.
     pub held: i64,
 }
 
@@ -61,7 +61,7 @@ impl Account {
         self.journal.len()
     }
 
-    /// The first field that is not as it would be opened by `new`.
+    /// The first field in which the account differs from what `new` would open.
     pub fn differs_from(&self, new: &NewAccount) -> Option<&'static str> {
         match () {
             () if self.asset != new.asset => Some("asset"),
@@ -72,18 +72,18 @@ impl Account {
         }
     }
 
-    /// What a debit may take. `None`: without limit.
+    /// The amount that a debit may take. `None` means that there is no limit.
     pub fn available(&self) -> Option<i128> {
         let overdraft = self.overdraft?;
         Some(i128::from(self.posted) - i128::from(self.held) + i128::from(overdraft))
     }
 }
 
-/// A currency. Two are equal when their codes are.
+/// A currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asset {
     pub code: &'static str,
-    /// Decimals.
+    /// The number of decimal places.
     pub scale: u32,
 }
 
@@ -92,7 +92,7 @@ impl Asset {
     pub const EUR: Self = Self { code: "EUR", scale: 2 };
     pub const JPY: Self = Self { code: "JPY", scale: 0 };
 
-    /// Minor units as a decimal string in full scale.
+    /// Writes minor units as a decimal number with all decimal places of the asset.
     pub fn write(self, minor: i128) -> String {
         let sign = if minor < 0 { "-" } else { "" };
         let (unit, digits) = (10_u128.pow(self.scale), minor.unsigned_abs());

@@ -1,4 +1,4 @@
-//! The ledger itself: a request, an answer. Accounts and batches are here.
+//! The ledger: it takes one request and gives one answer. This file holds accounts and batches.
 
 mod holds;
 mod transfers;
@@ -19,24 +19,25 @@ pub use self::{
     transfers::{Fate, Order, Transfer},
 };
 
-/// Stands for every time in an answer.
+/// The text that stands in the place of every time in an answer.
 pub const TIME: &str = "TIME";
 
-/// (debit account, id)
+/// The debit account and the id.
 type Key = (String, Id);
 
-/// Everything there is. A clone shares what neither of the two changes: a search for a serial order makes one for each request that it tries.
+/// All accounts, transfers and holds. Clones share the maps until one of them changes, because a search for a serial order clones the
+/// ledger for each request that it tries.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     shards: Arc<Shards>,
     accounts: RedBlackTreeMapSync<String, Account>,
     transfers: RedBlackTreeMapSync<Key, Transfer>,
     holds: RedBlackTreeMapSync<Key, Hold>,
-    /// Requests so far.
+    /// The number of requests so far.
     requests: usize,
 }
 
-/// What a client sees of an answer, with times as [`TIME`] and without what is for people to read.
+/// An answer as a client's program sees it: without texts for people, and with [`TIME`] in the place of times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     pub status: u16,
@@ -45,7 +46,7 @@ pub struct Answer {
     pub body: Value,
 }
 
-/// A journal line's reason.
+/// The reason for a line of the journal.
 #[derive(Default)]
 struct Cause {
     transfer: Option<Id>,
@@ -54,7 +55,7 @@ struct Cause {
 }
 
 impl Ledger {
-    /// Empty, with the shard of each account that may be opened.
+    /// An empty ledger. `shard_of` has the shard of each account that may be opened.
     pub fn new(shard_of: BTreeMap<String, String>) -> Self {
         Self {
             shards: Arc::new(Shards::new(shard_of)),
@@ -88,7 +89,7 @@ impl Ledger {
         }
     }
 
-    /// The answer to a request that changes nothing whatever is there; `None` for every other request.
+    /// The answer to a request that only reads. `None` for every other request.
     pub fn read(&self, request: &Request) -> Option<Answer> {
         match request {
             Request::ShowAccount(account) => Some(self.show_account(account)),
@@ -112,12 +113,12 @@ impl Ledger {
         self.accounts.get(id)
     }
 
-    /// The one transfer of that name.
+    /// The transfer of this name, if there is exactly one.
     pub fn transfer(&self, named: &Named) -> Option<&Transfer> {
         self.find_transfer(named).ok()
     }
 
-    /// The one hold of that name.
+    /// The hold of this name, if there is exactly one.
     pub fn hold(&self, named: &Named) -> Option<&Hold> {
         self.find_hold(named).ok()
     }
@@ -130,7 +131,7 @@ impl Ledger {
         self.holds.values()
     }
 
-    /// Changes an account's money and writes its journal line.
+    /// Changes an account's balances and writes the line in its journal.
     fn book(&mut self, account: &str, kind: &'static str, posted: i64, held: i64, cause: Cause) {
         let Some(account) = self.accounts.get_mut(account) else { return };
         account.posted += posted;
@@ -170,7 +171,7 @@ impl Answer {
         Self::problem(&Refusal::whole(status, code))
     }
 
-    /// The id is taken, by other content.
+    /// The id names something with other content.
     fn mismatch(field: &str) -> Self {
         Self::refused(422, "idempotency_mismatch").with("field", field)
     }
@@ -181,7 +182,7 @@ impl Answer {
     }
 }
 
-/// A dry run's answer: what would be posted or held is shown and not there; everything else is answered as it is.
+/// The answer to a dry run: a request that would succeed is answered `would_post`. Every other answer stays as it is.
 fn would_post(mut answer: Answer) -> Answer {
     if answer.status == 201 {
         answer.status = 200;
@@ -213,7 +214,8 @@ impl Ledger {
         Answer::ok(200, json!({"results": results}))
     }
 
-    /// `true` if it is new, `false` if it is there just so or was opened just so, or the field in which it differs now.
+    /// `true` if this request opens the account. `false` if the account is as the request says, or was opened by the same request. The
+    /// field that differs in every other case.
     fn open(&mut self, new: &NewAccount) -> Result<bool, &'static str> {
         if let Some(there) = self.accounts.get(&new.id) {
             return match there.differs_from(new) {
@@ -292,13 +294,13 @@ impl Ledger {
             None => items.iter().zip(&answers).map(|(item, answer)| result(item, answer)).collect(),
             Some(culprit) => {
                 *self = before;
-                // Nothing is stored.
+                // The request stores nothing under this id.
                 let failed = |mut result: Value| {
                     result["status"] = "failed".into();
                     result
                 };
                 let one = |(index, item): (usize, &Payment)| match index == culprit {
-                    // Refused by an earlier request, its id stays what it is.
+                    // An earlier request was refused under this id, and that refusal stays stored.
                     true if answers[culprit].replayed => result(item, &answers[culprit]),
                     true => failed(result(item, &answers[culprit])),
                     false => failed(result(item, &Answer::refused(422, "batch_failed"))),
@@ -318,13 +320,13 @@ fn malformed(items: &[Payment]) -> Option<Answer> {
     items.iter().enumerate().any(twice).then(|| Answer::refused(400, "duplicate_id"))
 }
 
-/// An item's result, from the answer the same transfer alone would get.
+/// The result of an item of a batch, made from the answer that the same transfer gets alone.
 fn result(item: &Payment, answer: &Answer) -> Value {
     let code = answer.body["code"].as_str();
     let side = answer.body["side"].as_str();
     let status = match (code, side) {
         (None, _) => "posted",
-        // Nothing is stored.
+        // The request stores nothing under this id.
         (Some("idempotency_mismatch"), _) | (Some("account_not_found"), Some("debit")) => "failed",
         (Some(_), _) => "rejected",
     };

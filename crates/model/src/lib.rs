@@ -1,8 +1,8 @@
-//! The ledger as the HTTP contract describes it: small, in memory, and so plain that one sees that it is right.
+//! The ledger as the HTTP contract describes it. It is small and plain, so that a reader can check it, and it is in memory.
 //!
-//! The property tests play the same requests to this model and to real nodes, and every answer has to be equal. So nothing in
-//! here shares code with the `ledger` crate, and nothing is clever: one request after another, amounts in minor units, a
-//! journal that is a list. What only exists because there are shards is in [`shards`] and nowhere else.
+//! The property tests play the same requests to this model and to real nodes, and every answer must be equal. The model therefore shares no
+//! code with the `ledger` crate. It executes one request after another, counts minor units, and keeps a journal as a list. Only [`shards`]
+//! knows that there are shards.
 //!
 //! Start at [`Ledger::apply`]; the rules of posting are in [`posting`]. [`linearizability`] looks for the serial order of a concurrent
 //! history.

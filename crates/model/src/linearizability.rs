@@ -1,8 +1,8 @@
-//! Whether a concurrent history has a serial order that explains each answer and keeps real time: an operation that was answered before
-//! another was sent comes before it.
+//! Checks whether a concurrent history has a serial order that explains each answer and keeps real time: an operation that was answered
+//! before another one was sent comes first.
 //!
-//! The search is that of Wing and Gong with Lowe's memoisation, as Porcupine has it: it goes through the orders depth first, and never
-//! continues twice from one state with the same operations done. [`ledger`] has the rules by which the answers of a ledger are judged.
+//! The search is the one of Wing and Gong with Lowe's memoisation, as in Porcupine. It tries orders depth first, and continues only once
+//! from each pair of a state and the operations done. [`ledger`] has the rules for the answers of a ledger.
 
 pub mod ledger;
 
@@ -11,16 +11,16 @@ use std::{
     hash::Hash,
 };
 
-/// Most calls in one history.
+/// The largest number of calls in one history.
 pub const MOST_CALLS: usize = 128;
 
-/// What operations do one after another.
+/// The rules by which operations change a state, one after another.
 pub trait Rules {
     type State: Clone + Eq + Hash;
     type Operation;
     type Answer;
 
-    /// The state after an operation; `None` if it would not be answered so. `answer` is `None` if the answer was lost.
+    /// The state after an operation. `None` if the operation cannot be answered like this. `answer` is `None` if the answer was lost.
     fn apply(
         &self,
         state: &Self::State,
@@ -29,7 +29,7 @@ pub trait Rules {
     ) -> Option<Self::State>;
 }
 
-/// An operation of a client. Times are of one clock, in any unit.
+/// An operation of a client. All times come from one clock, in any unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call<O, A> {
     pub client: usize,
@@ -45,26 +45,26 @@ pub enum End<A> {
         returned: u64,
         answer: A,
     },
-    /// It certainly has no effect.
+    /// The operation certainly has no effect.
     Failed,
-    /// It may take effect at any later time, or never.
+    /// The operation may take effect at any later time, or never.
     Unknown,
 }
 
-/// What the search found. The numbers are places of calls in the history.
+/// The result of the search. The numbers are the indexes of calls in the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// An order that explains each answer. Calls without an effect are not in it.
+    /// An order that explains each answer. It leaves out calls without an effect.
     Order(Vec<usize>),
-    /// No order does. The longest beginning of an order that was found.
+    /// No order explains the answers. `longest` is the longest beginning of an order that the search found.
     Impossible { longest: Vec<usize> },
-    /// The search was ended at its bound.
+    /// The search reached its bound.
     TooManyStates,
     /// The history has more than [`MOST_CALLS`] calls.
     TooLong,
 }
 
-/// Looks for a serial order, in at most `most_states` pairs of a state and the calls done.
+/// Looks for a serial order. It visits at most `most_states` pairs of a state and the calls done.
 pub fn check<R: Rules>(
     rules: &R,
     initial: &R::State,
@@ -86,7 +86,7 @@ pub fn check<R: Rules>(
 struct Search<'h, R: Rules> {
     rules: &'h R,
     history: &'h [Call<R::Operation, R::Answer>],
-    /// Pairs from which no order goes on.
+    /// Pairs from which no order continues.
     seen: HashSet<(u128, R::State)>,
     order: Vec<usize>,
     longest: Vec<usize>,
@@ -95,15 +95,15 @@ struct Search<'h, R: Rules> {
 
 /// One place in the order.
 struct Place<S> {
-    /// Before it.
+    /// The state before the call of this place.
     state: S,
     done: u128,
-    /// Calls not tried at this place yet, the next one last.
+    /// The calls that were not tried at this place yet. The last one is tried next.
     left: Vec<usize>,
 }
 
 impl<R: Rules> Search<'_, R> {
-    /// `None`: the bound is reached.
+    /// Whether there is an order. `None` if the search reaches its bound.
     fn run(&mut self, initial: &R::State) -> Option<bool> {
         let mut places = vec![Place { state: initial.clone(), done: 0, left: self.next(0) }];
         if self.is_complete(0) {
@@ -140,7 +140,7 @@ impl<R: Rules> Search<'_, R> {
         Some(false)
     }
 
-    /// The calls that may come next: no call that is not done was answered before they were sent.
+    /// The calls that may come next. Each was sent before any other call that is not done was answered.
     fn next(&self, done: u128) -> Vec<usize> {
         let open = |call: &usize| done & (1 << call) == 0;
         let first_return = (0..self.history.len()).filter(open).filter_map(|call| self.returned(call)).min();
@@ -150,7 +150,7 @@ impl<R: Rules> Search<'_, R> {
             !matches!(end, End::Failed) && *invoked <= first_return
         };
         let mut next: Vec<usize> = (0..self.history.len()).filter(open).filter(may).collect();
-        // Those that were answered first are tried first, and those of unknown outcome at last.
+        // The search tries calls in the order of their answers, and calls of unknown outcome last.
         next.sort_by_key(|call| std::cmp::Reverse(self.returned(*call).unwrap_or(u64::MAX)));
         next
     }
@@ -167,8 +167,8 @@ impl<R: Rules> Search<'_, R> {
     }
 }
 
-/// Parts of a history that have no account in common. Each is checked by itself, because an order of the whole exists if each part has
-/// one (linearizability is local).
+/// Splits a history into parts that have no account in common. A caller checks each part by itself: an order of the whole exists if each
+/// part has one, because linearizability is local.
 pub fn parts<O: Clone, A: Clone>(
     history: &[Call<O, A>],
     accounts: impl Fn(&O) -> Vec<String>,

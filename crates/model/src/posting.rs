@@ -1,8 +1,8 @@
-//! The rules of posting in the order of the contract: the debit side, then the credit side.
+//! The rules of posting in the order of the contract. The debit side comes before the credit side.
 
 use crate::{Account, Asset, Status};
 
-/// Why not.
+/// The reason for a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
@@ -24,7 +24,7 @@ impl Refusal {
     }
 }
 
-/// May anything be taken from this account?
+/// Checks whether the account may pay at all.
 pub fn debit_allowed(account: Option<&Account>, asset: Asset) -> Result<&Account, Refusal> {
     let account = account.ok_or(Refusal::debit("account_not_found"))?;
     if account.asset != asset {
@@ -37,7 +37,7 @@ pub fn debit_allowed(account: Option<&Account>, asset: Asset) -> Result<&Account
     }
 }
 
-/// Is this much available?
+/// Checks whether this amount is available.
 pub fn debit_covered(account: &Account, amount: i64) -> Result<(), Refusal> {
     match account.available() {
         Some(available) if available < i128::from(amount) => Err(Refusal::debit("insufficient_funds")),
@@ -45,7 +45,7 @@ pub fn debit_covered(account: &Account, amount: i64) -> Result<(), Refusal> {
     }
 }
 
-/// Can what is left still be written?
+/// Checks whether the balance after the debit fits its number type.
 pub fn debit_fits(account: &Account, amount: i64) -> Result<(), Refusal> {
     match account.posted.checked_sub(amount) {
         Some(_) => Ok(()),
@@ -53,7 +53,7 @@ pub fn debit_fits(account: &Account, amount: i64) -> Result<(), Refusal> {
     }
 }
 
-/// May this much be given to this account? A frozen one takes it.
+/// Checks whether the account may receive this amount. A frozen account may.
 pub fn credit_allowed(account: Option<&Account>, asset: Asset, amount: i64) -> Result<(), Refusal> {
     let account = account.ok_or(Refusal::credit("account_not_found"))?;
     if account.asset != asset {

@@ -1,10 +1,10 @@
-//! What a client may ask for, after the JSON is read. Amounts are minor units.
+//! The requests of a client, after the JSON is parsed. Amounts are minor units.
 
 use std::collections::BTreeMap;
 
 use crate::{Asset, Status};
 
-/// A UUID as text. It belongs to its debit account: the key of everything stored is (debit, id).
+/// A UUID as text. Transfers and holds are stored by their debit account and id, so one id may name one of each account.
 pub type Id = String;
 
 pub type Metadata = BTreeMap<String, String>;
@@ -33,11 +33,11 @@ pub enum Request {
     Release(Release),
     Reverse(Reversal),
     ShowAccount(String),
-    /// Of all accounts whose ids begin so.
+    /// Only accounts whose ids begin with this prefix.
     ListAccounts {
         prefix: String,
     },
-    /// Of all accounts whose ids begin so.
+    /// Only accounts whose ids begin with this prefix.
     SumBalances {
         prefix: String,
     },
@@ -49,13 +49,13 @@ pub enum Request {
 pub struct NewAccount {
     pub id: String,
     pub asset: Asset,
-    /// `None`: unlimited.
+    /// `None` means without limit.
     pub overdraft: Option<i64>,
     pub max_balance: Option<i64>,
     pub metadata: Metadata,
 }
 
-/// What is `None` stays.
+/// Changes of an account. A field that is `None` stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     pub status: Option<Status>,
@@ -64,7 +64,7 @@ pub struct Changes {
     pub metadata: Option<Metadata>,
 }
 
-/// A payment ordered.
+/// An order for a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     pub id: Id,
@@ -75,7 +75,7 @@ pub struct Payment {
     pub metadata: Metadata,
 }
 
-/// A hold ordered.
+/// An order for a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewHold {
     pub id: Id,
@@ -87,32 +87,32 @@ pub struct NewHold {
     pub metadata: Metadata,
 }
 
-/// A capture ordered.
+/// An order for a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capture {
     pub hold: Named,
     pub id: Id,
-    /// `None`: all that remains.
+    /// `None` means all that remains.
     pub amount: Option<i64>,
     pub is_final: bool,
 }
 
-/// The release of a hold ordered.
+/// An order for the release of a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
     pub hold: Named,
 }
 
-/// A reversal ordered.
+/// An order for a reversal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reversal {
     pub transfer: Named,
     pub id: Id,
-    /// `None`: all that is left.
+    /// `None` means all that is left to reverse.
     pub amount: Option<i64>,
 }
 
-/// What a URL names: an id, and with `?debit=` whose.
+/// The id in a URL, and the debit account in `?debit=` if the URL has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Named {
     pub id: Id,

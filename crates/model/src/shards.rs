@@ -1,8 +1,8 @@
-//! Everything that where an account lives may change in an answer: `scope`, `steps`, and what a saga leaves in journals.
+//! The parts of an answer that depend on the shard of an account: `scope`, `steps`, and the lines of a saga in journals.
 
 use std::collections::BTreeMap;
 
-/// The shard of each account a client may name.
+/// The shard of each account that a client may name.
 #[derive(Debug, Clone, Default)]
 pub struct Shards(BTreeMap<String, String>);
 
@@ -15,7 +15,7 @@ impl Shards {
         self.0.get(account).map_or("", String::as_str)
     }
 
-    /// Is a transfer between these two a saga?
+    /// Whether the two accounts are on different shards, so that a transfer between them is a saga.
     pub fn differ(&self, debit: &str, credit: &str) -> bool {
         self.of(debit) != self.of(credit)
     }
@@ -24,7 +24,7 @@ impl Shards {
         if self.differ(debit, credit) { "cross_shard" } else { "local" }
     }
 
-    /// The debit account's journal line of a posted payment or reversal.
+    /// The kind of the debit account's journal line for a posted payment or reversal.
     pub fn kind_of_debit(&self, debit: &str, credit: &str) -> &'static str {
         if self.differ(debit, credit) { "reserved" } else { "posted" }
     }
@@ -46,9 +46,9 @@ impl Shards {
 /// How a saga ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SagaFate {
-    /// By its debit side, before there was a saga.
+    /// The debit side refused the transfer, and no saga began.
     RefusedAtOnce,
-    /// The source knew that it would be refused. The destination was asked all the same: its reasons go first.
+    /// The source knew that the transfer would be refused. The destination was asked nevertheless, because its reasons come first.
     NeverReserved,
     Settled,
     Compensated,

@@ -1,4 +1,4 @@
-//! The model's own rules, in the few stories that are told best one after another.
+//! Tests of the model's own rules, each a sequence of requests.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use model::{
     Answer, Asset, Capture, Ledger, Metadata, Named, NewAccount, NewHold, Payment, Release, Request, Reversal,
 };
 
-/// `a` and `b` together, or each on a shard of its own; `a` has 100.00.
+/// A ledger in which `a` has 100.00. Account `b` is on the same shard as `a` or on another one.
 fn ledger(shard_of_b: &str) -> Ledger {
     let shards = [("bank", "s0"), ("a", "s0"), ("b", shard_of_b)];
     let mut ledger = Ledger::new(shards.map(|(account, shard)| (account.to_owned(), shard.to_owned())).into());
@@ -44,7 +44,7 @@ fn named(id: &str) -> Named {
     Named { id: id.to_owned(), debit: None }
 }
 
-/// `201 posted`, `409 hold_released`
+/// The status and the word of an answer, such as `201 posted` or `409 hold_released`.
 fn summary(answer: &Answer) -> String {
     let word = answer.body["code"].as_str().or(answer.body["status"].as_str()).unwrap_or_default();
     format!("{} {word}{}", answer.status, if answer.replayed { " replayed" } else { "" })

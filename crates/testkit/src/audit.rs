@@ -1,7 +1,8 @@
-//! The verdict on a run: the answers that clients got are compared with what the databases hold, id by id.
+//! The audit of a run. It compares the answers that clients got with what the databases hold, id by id.
 //!
-//! The audit reads the tables and not the API, so that a fault in the reading path cannot hide one in the writing path. Holds and reversals
-//! are mostly derived, so that the audit reads them through the API as well. `shardctl verify` then compares the shards with each other.
+//! The audit reads the tables and not the API, so that a fault in the reading path cannot hide one in the writing path. Most of what the
+//! API shows of holds and reversals is derived, so the audit reads those through the API as well. `shardctl verify` then compares the
+//! shards with each other.
 
 mod books;
 mod lives;
@@ -29,7 +30,7 @@ use crate::{
 /// The number of findings of a kind that are printed.
 const SHOWN: usize = 20;
 
-/// The size of a run without findings.
+/// The numbers of orders and holds in a run without findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub posted: usize,
@@ -43,12 +44,12 @@ pub struct Summary {
 
 /// Waits until the cluster is quiet, compares the history with it, and checks the invariants.
 pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summary> {
-    ensure!(history.anomalies.is_empty(), "clients saw what must not be:\n{}", shown(&history.anomalies));
+    ensure!(history.anomalies.is_empty(), "clients saw forbidden answers:\n{}", shown(&history.anomalies));
     sagas_end(cluster).await?;
     holds_expire(cluster).await?;
     comes_to_rest(cluster).await?;
     let books = Books::read(cluster.status()).await?;
-    let mut summary = compare(&history.records, &books)?;
+    let mut summary = compare(history.opening.iter().chain(&history.records), &books)?;
     let findings = lives::findings(cluster, &history.lives).await?;
     ensure!(findings.is_empty(), "{} findings about holds:\n{}", findings.len(), shown(&findings));
     summary.holds = history.lives.len();
@@ -57,7 +58,7 @@ pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summa
     Ok(summary)
 }
 
-fn compare(records: &[Record], books: &Books) -> anyhow::Result<Summary> {
+fn compare<'r>(records: impl IntoIterator<Item = &'r Record>, books: &Books) -> anyhow::Result<Summary> {
     let mut findings: Vec<String> = Vec::new();
     let mut summary = Summary::default();
     let mut expected: HashMap<&str, i64> = HashMap::new();
@@ -84,11 +85,11 @@ fn compare(records: &[Record], books: &Books) -> anyhow::Result<Summary> {
     }
     for (id, stored) in &books.transfers {
         if !known.contains_key(id) {
-            findings.push(format!("{id}: nobody ordered it: {stored:?}"));
+            findings.push(format!("{id}: no client ordered it: {stored:?}"));
         }
     }
     for id in books.registers.keys().filter(|id| !known.contains_key(id)) {
-        findings.push(format!("{id}: nobody ordered it, and it has a register"));
+        findings.push(format!("{id}: no client ordered it, and it has a register"));
     }
     // Each final balance is the sum of the acknowledged transfers, to the last minor unit.
     for (account, posted) in &books.balances {
@@ -113,18 +114,18 @@ fn judge(record: &Record, found: &[StoredTransfer], books: &Books) -> Result<Jud
     let fate = record.fate();
     let registers = books.registers.get(&record.order.id).map_or(&[][..], Vec::as_slice);
     let stored = match (&fate, found) {
-        (Fate::Open, _) => return Err("no definite answer was ever got, so the run proves nothing".to_owned()),
+        (Fate::Open, _) => return Err("no answer was definite, so the run proves nothing".to_owned()),
         (Fate::Contradiction(answers), _) => return Err(format!("the answers contradict each other: {answers}")),
         (Fate::Absent, []) if registers.is_empty() => return Ok(Judged::Absent),
-        // INV-5
+        // INV-5: a request answered "not executed" never has an effect.
         (Fate::Absent, _) => {
-            return Err(format!("answered \"not executed\", yet there: {found:?}, registers {registers:?}"));
+            return Err(format!("answered \"not executed\", yet stored: {found:?}, registers {registers:?}"));
         }
-        // INV-16
+        // INV-16: what was acknowledged is never lost.
         (_, []) => return Err("acknowledged and lost".to_owned()),
         (_, [stored]) => stored,
-        // INV-4
-        (_, several) => return Err(format!("there {} times: {several:?}", several.len())),
+        // INV-4: an id is executed at most once.
+        (_, several) => return Err(format!("stored {} times: {several:?}", several.len())),
     };
     let order = &record.order;
     if (&stored.debit, &stored.credit, stored.amount) != (&order.debit, &order.credit, order.amount) {
@@ -204,15 +205,15 @@ mod tests {
         assert_eq!((summary.posted, summary.cross_shard, summary.absent), (2, 1, 1));
     }
 
-    /// A damage to a sound run, and words of its finding.
+    /// Words of the finding that a damage to a sound run must cause, and the damage.
     type Damage = (&'static str, fn(&mut Vec<Record>, &mut Books));
 
     #[test]
     fn every_kind_of_damage_is_found() {
         let damages: [Damage; 11] = [
             ("acknowledged and lost", |_, books| drop(books.transfers.remove(&Uuid::from_u128(1)))),
-            ("yet there", |_, books| drop(books.transfers.insert(Uuid::from_u128(3), vec![posted("s0", false)]))),
-            ("there 2 times", |_, books| {
+            ("yet stored", |_, books| drop(books.transfers.insert(Uuid::from_u128(3), vec![posted("s0", false)]))),
+            ("stored 2 times", |_, books| {
                 books.transfers.insert(Uuid::from_u128(1), vec![posted("s0", false), posted("s1", false)]);
             }),
             ("with registers []", |_, books| books.registers.clear()),
@@ -226,7 +227,7 @@ mod tests {
             ("stored as Rejected", |_, books| {
                 books.transfers.values_mut().flatten().for_each(|found| found.status = TransferStatus::Rejected);
             }),
-            ("nobody ordered it", |_, books| {
+            ("no client ordered it", |_, books| {
                 books.transfers.insert(Uuid::from_u128(9), vec![posted("s0", false)]);
             }),
             ("b: holds 15", |_, books| books.balances[1].1 += 1),

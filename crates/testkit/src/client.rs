@@ -1,4 +1,4 @@
-//! A small HTTP client of the routers: one deadline a request, and no retry that the test does not ask for.
+//! A small HTTP client of the routers. Each request has one deadline, and no request is repeated unless the test repeats it.
 
 mod gateway;
 mod verdict;
@@ -24,20 +24,21 @@ use hyper_util::{
 };
 use serde_json::Value;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use uuid::Uuid;
 
 pub use gateway::Tally;
 use gateway::{BEFORE_NEXT, Gateway, SHORTEST_TIMEOUT};
 pub use verdict::Verdict;
 
-/// What the router is given for a request, unless a test says otherwise: the most that may be asked for, because a machine
-/// that is busy with other things must not fail a test.
+/// The time limit of a request, unless a test sets another. It is the longest that a router allows, because a busy machine must not fail a
+/// test.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much later than the router the client gives up.
+/// The client waits this much longer than the router's time limit.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Well before the routers close a connection at rest, which they might do as a request is being sent on it.
+/// Shorter than the time after which routers close an idle connection, because they might close it while a request is sent on it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Talks to any number of routers. Cloning is not needed: all methods take `&self`.
+/// A client of any number of routers.
 #[derive(Debug)]
 pub struct Client {
     http: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -47,7 +48,7 @@ pub struct Client {
     gateway: Option<Gateway>,
 }
 
-/// What a router answered, whatever its status.
+/// An answer of a router, of any status.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -55,17 +56,17 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// There was no answer.
+/// The reason why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer: {reason}")]
 pub struct NoAnswer {
-    /// The connection was never made, so that the request certainly had no effect.
+    /// True if the connection was never made, so that the request certainly had no effect.
     pub not_sent: bool,
     pub reason: String,
 }
 
 impl Client {
-    /// Trusts no authority.
+    /// A client that trusts no certificate authority.
     pub fn new(routers: Vec<String>) -> Self {
         Self::build(routers, RootCertStore::empty())
     }
@@ -94,13 +95,13 @@ impl Client {
             .wrap_connector(connector);
         let http = HttpClient::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            // A test wants to see what became of its one request.
+            // A test must see the outcome of its one request.
             .retry_canceled_requests(false)
             .build(connector);
         Self { http, routers, next: AtomicUsize::new(0), request_timeout: REQUEST_TIMEOUT, gateway: None }
     }
 
-    /// Gives the routers so long for each request.
+    /// Sets the time limit of each request.
     pub fn with_timeout(self, request_timeout: Duration) -> Self {
         Self { request_timeout, ..self }
     }
@@ -110,7 +111,7 @@ impl Client {
         Self { gateway: Some(Gateway::default()), ..self }
     }
 
-    /// What the clients behind the gateway have seen so far.
+    /// The answers that the clients behind the gateway got so far.
     pub fn tally(&self) -> Tally {
         self.gateway.as_ref().map(Gateway::tally).unwrap_or_default()
     }
@@ -119,12 +120,12 @@ impl Client {
         self.routers.len()
     }
 
-    /// The routers in turn.
+    /// The index of the next router, so that requests go to all routers in turn.
     pub fn next_router(&self) -> usize {
         self.next.fetch_add(1, Relaxed) % self.routers.len().max(1)
     }
 
-    /// Sends one request to one router, or behind a gateway, to this one first.
+    /// Sends one request to this router. A client behind a gateway sends it to the next router if the connection breaks.
     pub async fn call(
         &self,
         router: usize,
@@ -187,7 +188,7 @@ impl Client {
         self.exchange_within(request, timeout).await
     }
 
-    /// Sends a request as it is, without a header of the client's own.
+    /// Sends a request unchanged, without the client's own headers.
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, NoAnswer> {
         self.exchange_within(request, self.request_timeout).await
     }
@@ -206,12 +207,12 @@ impl Client {
             .unwrap_or_else(|_| Err(lost(false, format!("nothing within {patience:?}"))))
     }
 
-    /// `GET` of something that must be there.
+    /// Sends a `GET` that must succeed, and returns the body.
     pub async fn get(&self, router: usize, path: &str) -> anyhow::Result<Value> {
         self.call(router, Method::GET, path, None).await?.success().with_context(|| format!("GET {path}"))
     }
 
-    /// `POST` that must succeed.
+    /// Sends a `POST` that must succeed, and returns the body.
     pub async fn post(&self, router: usize, path: &str, body: &Value) -> anyhow::Result<Value> {
         self.call(router, Method::POST, path, Some(body)).await?.success().with_context(|| format!("POST {path}"))
     }
@@ -219,21 +220,39 @@ impl Client {
 
 impl Answer {
     pub fn json(&self) -> anyhow::Result<Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("{} is no JSON", self.text()))
+        serde_json::from_slice(&self.body).with_context(|| format!("the answer is not JSON: {}", self.text()))
     }
 
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Checks the status of the answer.
+    pub fn expect_status(&self, expected: u16) -> anyhow::Result<()> {
+        ensure!(self.status == expected, "expected status {expected}, not {}: {}", self.status, self.text());
+        Ok(())
+    }
+
     pub fn is_replay(&self) -> bool {
         self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
     }
 
-    /// The `code` of a problem; empty for anything else.
+    /// The `code` of a problem. Any other answer has an empty code.
     pub fn code(&self) -> String {
         let body = self.json().unwrap_or_default();
         body["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The code of a refusal, or the status of what was asked for: `captured`, `hold_expired` and so on. For a batch, the statuses of its
+    /// items, without repetitions in a row.
+    pub fn outcome(&self) -> String {
+        let body = self.json().unwrap_or_default();
+        if let Some(items) = body["results"].as_array() {
+            let mut statuses: Vec<&str> = items.iter().filter_map(|item| item["status"].as_str()).collect();
+            statuses.dedup();
+            return statuses.join(", ");
+        }
+        body["code"].as_str().or(body["status"].as_str()).unwrap_or_default().to_owned()
     }
 
     fn success(&self) -> anyhow::Result<Value> {
@@ -242,18 +261,28 @@ impl Answer {
     }
 }
 
-/// The client's own message says only "client error (Connect)"; the reason is in what caused it.
+/// The text of an error with the texts of its causes, because the client's own text is only "client error (Connect)".
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Where an account is.
+/// The path of an account.
 pub fn account_path(account: &str) -> String {
     format!("/v1/accounts/{}", escaped(account))
 }
 
-/// An account's id in a URL, where braces are not allowed as they are.
+/// The path of a hold, or of an action on it such as `/capture`. An id names one hold of each debit account.
+pub fn hold_path(id: Uuid, debit: &str, action: &str) -> String {
+    format!("/v1/holds/{id}{action}?debit={}", escaped(debit))
+}
+
+/// The path of a transfer, or of an action on it such as `/reverse`.
+pub fn transfer_path(id: Uuid, debit: &str, action: &str) -> String {
+    format!("/v1/transfers/{id}{action}?debit={}", escaped(debit))
+}
+
+/// An account's id in a URL, where braces must be escaped.
 pub fn escaped(account: &str) -> String {
     account.replace('{', "%7B").replace('}', "%7D")
 }

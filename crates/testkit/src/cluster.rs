@@ -18,33 +18,32 @@ pub use status::{Member, Placement, RouterStatus, SecondNodeStatus, ShardStatus,
 
 use crate::{audit, client::Client, leash::Leash, process::Process, programs::program, wait::until_every};
 
-/// How long recovery from a fault may take, including the database's recovery, the supervisor's back-off and a busy
-/// machine's disk.
+/// The time that recovery from a fault may take on a busy machine. It includes the database's recovery and the supervisor's back-off.
 pub const RECOVERY: Duration = Duration::from_secs(120);
 
-/// How long a drain may take, including the longest request.
+/// The time that a drain may take. It includes the longest request.
 const DRAIN: Duration = Duration::from_secs(40);
 
-/// Pause between two looks; each look at the cluster is a process that asks every other process.
+/// The pause between two looks at the cluster. It is long, because each look starts a process that asks every other process.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The exit code of `shardctl verify` after a violation.
 const EXIT_VIOLATION: i32 = 3;
 
-/// A running cluster in its own folder. Taken down and removed when dropped.
+/// A running cluster in its own folder. Dropping it takes the cluster down and removes the folder.
 #[derive(Debug)]
 pub struct Cluster {
     shardctl: PathBuf,
     data_dir: PathBuf,
     status: Status,
-    /// `None`: another process started the cluster and takes it down.
+    /// `None` if another process started the cluster and takes it down.
     leash: Option<Leash>,
-    // The last field, so that the lock is released after everything else is dropped.
+    // This field is the last one, so that the lock is released after everything else is dropped.
     _turn: Option<File>,
 }
 
 impl Cluster {
-    /// Starts a cluster on free ports, when it is this test's turn.
+    /// Waits for this test's turn and starts a cluster on free ports.
     pub async fn start(shards: u16, routers: u16) -> anyhow::Result<Self> {
         Self::start_in(&new_data_dir(), shards, routers).await
     }
@@ -54,7 +53,7 @@ impl Cluster {
         Self::start_all(None, &new_data_dir(), variables, shards, routers, &[]).await
     }
 
-    /// Starts a cluster whose shards have stand-bys: `sync` or `async`.
+    /// Starts a cluster whose shards have stand-bys. `mode` is `sync` or `async`.
     pub async fn start_with_standbys(mode: &str, shards: u16, routers: u16) -> anyhow::Result<Self> {
         Self::start_all(None, &new_data_dir(), &[], shards, routers, &["--standby", mode]).await
     }
@@ -81,8 +80,8 @@ impl Cluster {
         Self::start_all(None, &new_data_dir(), &[], shards, routers, &["--nodes", "2"]).await
     }
 
-    /// [`Cluster::start_with_options`] with the programs in a folder, its `shardctl` included. All commands after the start are those of
-    /// the present build.
+    /// [`Cluster::start_with_options`] with the programs in a folder, including its `shardctl`. Commands after the start use the `shardctl`
+    /// of the present build.
     pub async fn start_from(programs: &Path, options: &[&str], shards: u16, routers: u16) -> anyhow::Result<Self> {
         Self::start_all(Some(programs), &new_data_dir(), &[], shards, routers, options).await
     }
@@ -114,7 +113,7 @@ impl Cluster {
         Ok(Self { shardctl, data_dir, status, leash, _turn: turn })
     }
 
-    /// What runs where; process ids are as of the last look.
+    /// The processes and addresses of the cluster, as of the last look.
     pub fn status(&self) -> &Status {
         &self.status
     }
@@ -139,7 +138,7 @@ impl Cluster {
         self.data_dir.join("tls")
     }
 
-    /// Which account ids live on which shard, by the present map file.
+    /// The shard of each account id according to the present map file.
     pub fn placement(&self) -> anyhow::Result<Placement> {
         let path = self.shard_map_path();
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -196,8 +195,7 @@ impl Cluster {
         Ok(std::fs::write(&path, format!("{config}\n[lane]\nfold_interval_ms = {}\n", interval.as_millis()))?)
     }
 
-    /// Sends `kill -9` to several members at once, and waits until the supervisor has restored them and the whole
-    /// cluster.
+    /// Sends `kill -9` to several members at once, and waits until the supervisor has started them again and the whole cluster is ready.
     pub async fn kill_and_recover(&mut self, members: &[Member]) -> anyhow::Result<()> {
         let killed: Vec<(Member, Process)> =
             members.iter().map(|member| Ok((*member, self.process(*member)?))).collect::<anyhow::Result<_>>()?;
@@ -212,7 +210,7 @@ impl Cluster {
         Ok(killed)
     }
 
-    /// Starts a `shardctl` command on this cluster and does not wait for its end. It is killed when dropped.
+    /// Starts a `shardctl` command on this cluster and does not wait for its end. Dropping the child kills it.
     pub fn spawn_shardctl(&self, arguments: &[&str]) -> anyhow::Result<tokio::process::Child> {
         let mut command = Command::new(&self.shardctl);
         command.arg("--data-dir").arg(&self.data_dir).args(arguments);
@@ -270,7 +268,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Copies the data folder with `cp -a`. The copy is taken down and removed when dropped.
+    /// Copies the data folder with `cp -a`. Dropping the copy takes it down and removes it.
     pub async fn copy(&self) -> anyhow::Result<Copy> {
         self.copy_to(&new_data_dir()).await
     }
@@ -296,8 +294,8 @@ impl Cluster {
         run_with(&self.shardctl, &self.data_dir, variables, arguments).await
     }
 
-    /// Takes the cluster down and removes it. Every row must be what the journal says, no process and no folder may be left,
-    /// and no process may have panicked. A cluster that another process started keeps running.
+    /// Takes the cluster down and removes it. Fails if a row differs from the journal, if a process or a folder is left, or if a process
+    /// has panicked. A cluster that another process started keeps running.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.no_panics()?;
         self.refresh_status().await?;
@@ -306,8 +304,14 @@ impl Cluster {
         let running = self.running().await?;
         let ended = tokio::task::block_in_place(|| leash.release())?;
         ensure!(ended.success(), "the cluster in {} could not be taken down", self.data_dir.display());
-        ensure!(!self.data_dir.exists(), "{} is still there", self.data_dir.display());
+        ensure!(!self.data_dir.exists(), "the folder {} was not removed", self.data_dir.display());
         all_gone(&running)
+    }
+
+    /// Checks every invariant on the live cluster, then ends it as [`Cluster::finish`] does.
+    pub async fn verify_and_finish(self) -> anyhow::Result<()> {
+        self.verify().await?;
+        self.finish().await
     }
 
     /// Runs `shardctl verify`, which checks every invariant on the live cluster.
@@ -324,7 +328,7 @@ impl Cluster {
         serde_json::from_str(&output).with_context(|| format!("{arguments:?} printed {output:?}"))
     }
 
-    /// No input and no fault may cause a panic.
+    /// Checks that no process has panicked, because no input and no fault may cause a panic.
     fn no_panics(&self) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(self.data_dir.join("log"))? {
             let path = entry?.path();
@@ -341,8 +345,8 @@ impl Cluster {
     }
 }
 
-/// Under nextest the test groups of `.config/nextest.toml` say which clusters run at the same time. Without it, one cluster runs at
-/// a time. The kernel releases the lock when its holder ends in any way.
+/// Waits until no other test runs a cluster. Under nextest, the test groups of `.config/nextest.toml` limit which clusters run at the same
+/// time, and this function does not wait. The kernel releases the lock when its holder ends in any way.
 async fn wait_for_turn() -> anyhow::Result<Option<File>> {
     if std::env::var_os("NEXTEST").is_some() {
         return Ok(None);
@@ -362,11 +366,11 @@ async fn look(shardctl: &Path, data_dir: &Path) -> anyhow::Result<Status> {
 
 fn all_gone(processes: &[Process]) -> anyhow::Result<()> {
     let left: Vec<i32> = processes.iter().filter(|process| process.is_alive()).map(|process| process.pid()).collect();
-    ensure!(left.is_empty(), "processes {left:?} are still there");
+    ensure!(left.is_empty(), "processes {left:?} still run");
     Ok(())
 }
 
-/// A copy of a cluster's data folder, not started.
+/// A copy of a cluster's data folder. It is not started.
 #[derive(Debug)]
 pub struct Copy {
     shardctl: PathBuf,

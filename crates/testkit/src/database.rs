@@ -1,6 +1,6 @@
-//! Databases of shards: statements on them, databases for tests of a single node, and what clients ordered as tables that are derived from a shard's
-//! journal. These tables have the slots that the shard owns, because a move of slots leaves copies behind. They are parts of statements for [`number`]:
-//! `SELECT count(*) FROM {TRANSFERS} WHERE …`.
+//! Statements on the databases of shards, databases for tests of a single node, and SQL that derives tables of transfers, registers and
+//! holds from a shard's journal. These tables leave out slots that the shard does not own, because a move of slots leaves copies behind.
+//! Tests put them into statements for [`number`]: `SELECT count(*) FROM {TRANSFERS} WHERE …`.
 
 use std::fs;
 
@@ -15,11 +15,11 @@ use crate::cluster::Cluster;
 /// The services' role, which owns the databases created here.
 const ROLE: &str = "shardledger";
 
-/// Creates an empty database of the services' role on the first shard's PostgreSQL and returns its URL. It is removed
-/// with the cluster.
+/// Creates an empty database of the services' role on the first shard's PostgreSQL and returns its URL. The database is removed with the
+/// cluster.
 pub async fn create(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
     let shard = cluster.status().shards.first().context("a cluster without shards")?;
-    // The services' role may not create databases.
+    // The services' role cannot create databases.
     let mut connection = PgConnection::connect(&superuser(cluster, 0)?).await?;
     let statement = format!("CREATE DATABASE \"{name}\" OWNER {ROLE}");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
@@ -65,8 +65,8 @@ pub async fn bookings(url: &str, id: Uuid) -> anyhow::Result<Vec<Booking>> {
     Ok(rows.iter().map(journal::booking_from_row).collect::<Result<_, _>>()?)
 }
 
-/// Does `work` while a session like that of a frozen node's lane holds the fence: it has begun a COPY whose rows never
-/// come. Returns what `work` returned, and whether the session was ended meanwhile.
+/// Does `work` while a session like that of a frozen node's lane holds the fence. The session has begun a COPY whose rows never come.
+/// Returns what `work` returned, and whether another session ended this one meanwhile.
 pub async fn while_a_lane_is_frozen_within_copy<T>(
     url: &str,
     work: impl Future<Output = anyhow::Result<T>>,
@@ -85,7 +85,7 @@ pub async fn while_a_lane_is_frozen_within_copy<T>(
     Ok((done, is_ended))
 }
 
-/// Columns: `id`, `debit`, `credit`, `amount`, `cross_shard`, `reversed`, and `status`: 1 pending, 2 posted, 3 rejected.
+/// Transfers. The columns are `id`, `debit`, `credit`, `amount`, `cross_shard`, `reversed`, and `status` (1 pending, 2 posted, 3 rejected).
 pub const TRANSFERS: &str = "(SELECT f.id, f.payer AS debit, f.payee AS credit, f.amount, \
        f.kind IN (13, 14) OR f.cross_shard IS TRUE AS cross_shard, \
        coalesce((SELECT sum(r.amount) FROM journal r \
@@ -94,12 +94,12 @@ pub const TRANSFERS: &str = "(SELECT f.id, f.payer AS debit, f.payee AS credit, 
      FROM journal f LEFT JOIN journal s ON s.id = f.id AND s.payer = f.payer AND s.role = 2 \
      WHERE f.role = 1 AND f.payer_slot IN (SELECT slot FROM slot_ownership WHERE state = 1)) transfer";
 
-/// Columns: `id`, `debit`, `credit`, `amount`, `credited`.
+/// Registers of sagas. The columns are `id`, `debit`, `credit`, `amount` and `credited`.
 pub const REGISTERS: &str = "(SELECT id, payer AS debit, payee AS credit, amount, kind = 31 AS credited \
      FROM journal WHERE role = 3 AND payee_slot IN (SELECT slot FROM slot_ownership WHERE state = 1)) register";
 
-/// Columns: `id`, `debit`, `captured`, `capture_id`, `expires_at_us`, `ended_at_us`, and `status`: 1 held, 2 captured,
-/// 3 released, 4 expired, 5 rejected.
+/// Holds. The columns are `id`, `debit`, `captured`, `capture_id`, `expires_at_us`, `ended_at_us`, and `status` (1 held, 2 captured, 3
+/// released, 4 expired, 5 rejected).
 pub const HOLDS: &str = "(SELECT f.id, f.payer AS debit, coalesce(e.captured, o.captured, 0) AS captured, o.capture_id, \
        f.expires_at_us, e.at_us AS ended_at_us, \
        (CASE WHEN f.kind = 42 THEN 5 WHEN e.kind = 51 THEN 2 WHEN e.kind = 52 THEN 3 WHEN e.kind = 53 THEN 4 ELSE 1 END)::int2 \
@@ -108,8 +108,8 @@ pub const HOLDS: &str = "(SELECT f.id, f.payer AS debit, coalesce(e.captured, o.
        LEFT JOIN hold o ON o.id = f.id AND o.payer = f.payer \
      WHERE f.role = 4 AND f.payer_slot IN (SELECT slot FROM slot_ownership WHERE state = 1)) hold";
 
-/// The newest balance of every client account, folded or not. Columns: `id`, `posted`. Ids that begin with `@` are the
-/// shard's own.
+/// The newest balance of every client account, folded or not. The columns are `id` and `posted`. Ids that begin with `@` belong to the
+/// shard itself and are left out.
 pub const BALANCES: &str = "(SELECT DISTINCT ON (id) id, posted FROM ( \
          SELECT payer AS id, payer_version AS version, payer_posted AS posted FROM journal \
          WHERE payer_version IS NOT NULL AND payer_slot IN (SELECT slot FROM slot_ownership WHERE state = 1) \

@@ -1,4 +1,4 @@
-//! What clients requested and were answered. The audit compares it with the databases.
+//! The requests of clients and their answers. The audit compares them with the databases.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::client::Verdict;
 
-/// One transfer as its client ordered it, in minor units of USD.
+/// A client's order for one transfer, in minor units of USD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub id: Uuid,
@@ -22,13 +22,23 @@ const MINOR_UNITS: i64 = 100;
 
 impl Order {
     pub fn to_json(&self) -> Value {
-        json!({
-            "id": self.id, "debit": self.debit, "credit": self.credit, "amount": decimal(self.amount), "asset": ASSET,
-        })
+        payment_body(self.id, &self.debit, &self.credit, &decimal(self.amount))
     }
 }
 
-/// Minor units as the API writes them.
+/// The body of a request for a payment. The amount is in USD, as the API writes it.
+pub fn payment_body(id: Uuid, debit: &str, credit: &str, amount: &str) -> Value {
+    json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET})
+}
+
+/// The body of a request for a hold. Without a number of seconds the hold does not expire.
+pub fn hold_body(id: Uuid, debit: &str, credit: &str, amount: &str, expires_in_s: Option<u32>) -> Value {
+    let mut body = payment_body(id, debit, credit, amount);
+    body["expires_in_s"] = json!(expires_in_s);
+    body
+}
+
+/// Writes minor units as the API does.
 pub fn decimal(minor: i64) -> String {
     let (sign, minor) = if minor < 0 { ("-", -minor) } else { ("", minor) };
     format!("{sign}{}.{:02}", minor / MINOR_UNITS, minor % MINOR_UNITS)
@@ -37,7 +47,7 @@ pub fn decimal(minor: i64) -> String {
 /// One request for an order and how it ended.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// Monotonic, since the history began.
+    /// The time since the history began, from a monotonic clock.
     pub invoked: Duration,
     pub returned: Duration,
     pub router: usize,
@@ -51,7 +61,7 @@ pub struct Record {
     pub attempts: Vec<Attempt>,
 }
 
-/// The outcome of an order, by all its answers.
+/// The outcome of an order according to all its answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Posted,
@@ -62,7 +72,7 @@ pub enum Fate {
     Absent,
     /// No attempt has a definite answer. A run with such an order proves nothing.
     Open,
-    /// Answers that contradict each other or the contract.
+    /// The answers contradict each other or the contract.
     Contradiction(String),
 }
 
@@ -114,12 +124,12 @@ impl RunClock {
     }
 }
 
-/// A hold from its placing to its end. In the record of the hold, posted means placed.
+/// A hold from its placing to its end. In the record of the hold, `Posted` means that it was placed.
 #[derive(Debug, Clone)]
 pub struct Life {
     pub hold: Record,
     pub captures: Vec<Capture>,
-    /// Records with the order of the hold, in which posted means released.
+    /// Requests for the release of the hold. In these records, `Posted` means released.
     pub releases: Vec<Record>,
     pub reversals: Vec<Reversal>,
 }
@@ -133,7 +143,7 @@ pub struct Capture {
 #[derive(Debug, Clone)]
 pub struct Reversal {
     pub record: Record,
-    /// The capture.
+    /// The id of the capture that is reversed.
     pub of: Uuid,
 }
 
@@ -142,7 +152,7 @@ impl Life {
         Self { hold, captures: Vec::new(), releases: Vec::new(), reversals: Vec::new() }
     }
 
-    /// The records of its transfers.
+    /// The records of the captures and reversals, which are transfers.
     pub fn transfers(&self) -> impl Iterator<Item = &Record> {
         let captures = self.captures.iter().map(|capture| &capture.record);
         captures.chain(self.reversals.iter().map(|reversal| &reversal.record))
@@ -160,7 +170,7 @@ impl Life {
         of_it.fold((0, 0), |(sum, count), it| (sum + it.record.order.amount, count + 1))
     }
 
-    /// The final status of the hold, or why the answers contradict each other. Every hold is ended by a client or by its expiry.
+    /// The final status of the hold, or the reason why the answers contradict each other. A client or the expiry ends every hold.
     pub fn status(&self) -> Result<&'static str, String> {
         match self.hold.fate() {
             Fate::Posted => {}

@@ -1,8 +1,8 @@
-//! Clean-up that happens however the test ends.
+//! Clean-up that happens in whatever way the test ends.
 //!
-//! A guard process reads from a pipe whose other end only this process holds. When the pipe closes (the [`Leash`] was
-//! dropped, the test panicked, timed out, or was killed with SIGKILL), the guard cleans up and ends. It has a process group of
-//! its own, so that what kills the test's group does not kill the guard.
+//! A guard process reads from a pipe whose other end only this process holds. The pipe closes when the [`Leash`] is dropped, and when the
+//! test panics, times out, or is killed with SIGKILL. The guard then cleans up and ends. It has a process group of its own, so that a
+//! signal to the test's group does not reach the guard.
 
 use std::{
     os::unix::process::CommandExt,
@@ -14,11 +14,11 @@ use anyhow::Context;
 
 use crate::process::Process;
 
-/// Waits for the end of the pipe. `cat` and not `read`: the shell's own `read` would return at a newline.
+/// Waits for the end of the pipe. The guard uses `cat`, because the shell's own `read` would return at a newline.
 const WAIT: &str = "cat >/dev/null";
 
-/// `$1` shardctl, `$2` the data folder. Tried again, because an `up` that was killed with the test may still hold its lock.
-/// A folder in which no cluster was made yet is simply removed.
+/// `$1` is shardctl, and `$2` is the data folder. The guard tries again, because an `up` that was killed with the test may still hold its
+/// lock. It removes a folder without a cluster.
 const TAKE_DOWN: &str = r#"
 tries=0
 while [ -e "$2" ]; do
@@ -28,11 +28,11 @@ while [ -e "$2" ]; do
     [ ! -e "$2" ] || sleep 0.5
 done"#;
 
-/// `$1` a process id. The guard ends before the owner reaps that process, so the id cannot be another's by then.
+/// `$1` is a process id. The guard ends before the owner reaps that process, so the id cannot belong to another process by then.
 const KILL: &str = r#"kill -9 "$1" 2>/dev/null"#;
 
-/// `$1` the data folder of a PostgreSQL that another program started. An immediate shutdown gives the kernel's shared memory back.
-/// Tried again, because a server that is starting has no file yet.
+/// `$1` is the data folder of a PostgreSQL that another program started. An immediate shutdown gives the kernel's shared memory back. The
+/// guard tries again, because a server that is starting has no `postmaster.pid` yet.
 const STOP_SERVER: &str = r#"
 tries=0
 while [ "$tries" -lt 20 ]; do
@@ -41,10 +41,10 @@ while [ "$tries" -lt 20 ]; do
     sleep 0.2
 done"#;
 
-/// `$1` a folder.
+/// `$1` is a folder.
 const REMOVE: &str = r#"rm -rf -- "$1""#;
 
-/// Something to be undone.
+/// A guard process that undoes something when this value is dropped or its owner ends.
 #[derive(Debug)]
 pub struct Leash {
     guard: Child,
@@ -60,7 +60,7 @@ impl Leash {
         Self::new(REMOVE, &[folder])
     }
 
-    /// Stops the PostgreSQL of this data folder, which another program started. That program must have ended.
+    /// Stops the PostgreSQL of this data folder, which another program started. That program must have ended before.
     pub fn on_server(data_dir: &Path) -> anyhow::Result<Self> {
         Self::new(STOP_SERVER, &[data_dir])
     }
@@ -81,7 +81,7 @@ impl Leash {
         Ok(Self { guard })
     }
 
-    /// Cleans up now and tells how that went.
+    /// Cleans up now and returns the exit status of the guard.
     pub fn release(&mut self) -> anyhow::Result<ExitStatus> {
         drop(self.guard.stdin.take());
         self.guard.wait().context("the guard that cleans up is lost")
@@ -107,7 +107,8 @@ impl Leashed {
     pub fn spawn(mut command: Command) -> anyhow::Result<Self> {
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        let started = i32::try_from(child.id()).ok().and_then(Process::of_child).context("it is no process");
+        let started =
+            i32::try_from(child.id()).ok().and_then(Process::of_child).context("the child has no process id");
         let guard = Command::new("sh")
             .args(["-c", &format!("{WAIT}\n{KILL}"), "leash", &child.id().to_string()])
             .process_group(0)
@@ -126,7 +127,7 @@ impl Leashed {
         }
     }
 
-    /// With a pipe that carries what it writes to its standard error.
+    /// Starts a process, and returns a pipe with its standard error.
     pub fn spawn_listening(mut command: Command) -> anyhow::Result<(Self, ChildStderr)> {
         command.stderr(Stdio::piped());
         let mut leashed = Self::spawn(command)?;
@@ -138,7 +139,7 @@ impl Leashed {
         self.process
     }
 
-    /// How it ended, if it did.
+    /// The exit status of the process, if it has ended.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         // Reaping frees the process id, so the guard must not act on it any more.
         if self.process.is_alive() {

@@ -30,7 +30,7 @@ use crate::{
     wait::until,
 };
 
-/// Time limit for the start, migrations included.
+/// The time within which a node must start and migrate its database.
 const START: Duration = Duration::from_secs(60);
 /// The digest under which tests declare their assets.
 const ASSETS: u64 = 1;
@@ -40,7 +40,7 @@ const SERVING: &str = "serving";
 /// The cluster of nodes that the test itself starts. A node of a cluster created by `shardctl` has that cluster's id.
 pub const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
 
-/// A folder for the files of a test, removed when dropped.
+/// A folder for the files of a test. Dropping it removes the folder.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -69,7 +69,7 @@ pub struct NodeConfig {
     pub cluster: ClusterId,
     pub shard: String,
     pub database_url: String,
-    /// The deadline of a statement. When it has passed, the node drops its connection.
+    /// The time limit of a statement. After it, the node drops its connection.
     pub statement_timeout: Duration,
     rpc: SocketAddr,
     admin: SocketAddr,
@@ -97,7 +97,7 @@ impl NodeConfig {
             cluster,
             shard: shard.to_owned(),
             database_url: database_url.to_owned(),
-            // Short, so that tests of a lost database do not wait, but longer than a busy disk needs to sync.
+            // The limit is short, so that tests of a lost database do not wait, but longer than a busy disk needs to sync.
             statement_timeout: Duration::from_secs(4),
             rpc: ([127, 0, 0, 1], free_port()?).into(),
             admin: ([127, 0, 0, 1], free_port()?).into(),
@@ -122,17 +122,7 @@ impl NodeConfig {
 
     /// The first request of a router.
     pub fn identify(&self) -> anyhow::Result<wire::IdentifyRequest> {
-        let assets = AssetRegistry::with_declared([])?;
-        let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
-        Ok(wire::IdentifyRequest {
-            cluster: self.cluster.as_bytes().to_vec().into(),
-            shard: self.shard.clone(),
-            slots: RoutingFacts::OWN.slots,
-            hash_seed: RoutingFacts::OWN.hash_seed,
-            caller: "a test".to_owned(),
-            assets: Some(assets_to_wire(ASSETS, &scales)),
-            ..Default::default()
-        })
+        identify_request(self.cluster, &self.shard)
     }
 
     /// The node's URL, as a shard map has it.
@@ -153,12 +143,11 @@ impl NodeConfig {
         Ok(command)
     }
 
-    /// `shard-node init`.
+    /// Runs `shard-node init` with this map.
     pub fn init(&self, shard_map: &str) -> anyhow::Result<()> {
         let map = self.file.with_extension("map.toml");
         std::fs::write(&map, shard_map)?;
-        let said = self.run(&["init", "--map", &map.display().to_string()])?;
-        ensure!(said.succeeded, "init of shard {} failed: {}", self.shard, said.text);
+        self.run(&["init", "--map", &map.display().to_string()])?.successful()?;
         Ok(())
     }
 
@@ -166,15 +155,31 @@ impl NodeConfig {
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Said> {
         let output = self.command()?.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
         let text = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-        Ok(Said { succeeded: output.status.success(), text })
+        let command = format!("shard-node {} of shard {}", arguments.join(" "), self.shard);
+        Ok(Said { command, succeeded: output.status.success(), text })
     }
 }
 
 /// The exit and the output of a command of `shard-node`, on both streams.
 #[derive(Debug)]
 pub struct Said {
-    pub succeeded: bool,
-    pub text: String,
+    command: String,
+    succeeded: bool,
+    text: String,
+}
+
+impl Said {
+    /// The output of a command that must succeed.
+    pub fn successful(self) -> anyhow::Result<String> {
+        ensure!(self.succeeded, "{} should succeed, but says: {}", self.command, self.text);
+        Ok(self.text)
+    }
+
+    /// The output of a command that must fail.
+    pub fn refused(self) -> anyhow::Result<String> {
+        ensure!(!self.succeeded, "{} should be refused, but says: {}", self.command, self.text);
+        Ok(self.text)
+    }
 }
 
 /// A running node.
@@ -232,7 +237,7 @@ impl Node {
         Ok(Self { config: config.clone(), leashed, rpc })
     }
 
-    /// `/readyz?verbose`.
+    /// The answer of `/readyz?verbose`.
     pub async fn readiness(&self) -> anyhow::Result<serde_json::Value> {
         let client = crate::client::Client::new(Vec::new());
         let url = format!("http://{}/readyz?verbose", self.config.admin);
@@ -269,7 +274,7 @@ impl Node {
     pub async fn start_refused(config: &NodeConfig) -> anyhow::Result<String> {
         let mut leashed = Leashed::spawn(config.command()?)?;
         let status = until("the node has refused to serve", START, async || leashed.ended()).await?;
-        ensure!(!status.success(), "it ended as if all were well: {}", config.log());
+        ensure!(!status.success(), "the node should have failed: {}", config.log());
         Ok(config.log())
     }
 
@@ -282,23 +287,14 @@ impl Node {
     }
 
     /// Executes operations and returns one reply for each.
-    pub async fn execute(&self, operations: &[ledger::operation::Operation]) -> anyhow::Result<Vec<Reply>> {
-        let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
-        let response = self
-            .rpc
-            .clone()
-            .execute(wire::ExecuteRequest { operations, traces: Vec::new(), assets_digest: ASSETS, sent_at_us: 0 })
-            .await?
-            .into_inner();
+    pub async fn execute(&self, operations: &[Operation]) -> anyhow::Result<Vec<Reply>> {
+        let response = self.rpc.clone().execute(execute_request(operations)).await?.into_inner();
         let replies = response.results.into_iter().map(|result| Ok(Reply::try_from(result)?));
         replies.collect()
     }
 
     /// Repeats one operation until it has a definite answer, as routers do.
-    pub async fn execute_until_definite(
-        &self,
-        operation: &ledger::operation::Operation,
-    ) -> anyhow::Result<ledger::outcome::Outcome> {
+    pub async fn execute_until_definite(&self, operation: &Operation) -> anyhow::Result<ledger::outcome::Outcome> {
         until("the operation has a definite answer", START, async || {
             let reply = self.execute(std::slice::from_ref(operation)).await?.pop();
             Ok(match reply {
@@ -361,6 +357,27 @@ impl Node {
     }
 }
 
+/// The request with which a test, like a router, identifies itself to a node and declares its assets.
+pub fn identify_request(cluster: ClusterId, shard: &str) -> anyhow::Result<wire::IdentifyRequest> {
+    let assets = AssetRegistry::with_declared([])?;
+    let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
+    Ok(wire::IdentifyRequest {
+        cluster: cluster.as_bytes().to_vec().into(),
+        shard: shard.to_owned(),
+        slots: RoutingFacts::OWN.slots,
+        hash_seed: RoutingFacts::OWN.hash_seed,
+        caller: "a test".to_owned(),
+        assets: Some(assets_to_wire(ASSETS, &scales)),
+        ..Default::default()
+    })
+}
+
+/// The request with which a test that has identified itself executes operations.
+pub fn execute_request(operations: &[Operation]) -> wire::ExecuteRequest {
+    let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
+    wire::ExecuteRequest { operations, traces: Vec::new(), assets_digest: ASSETS, sent_at_us: 0 }
+}
+
 pub fn account(id: &str) -> anyhow::Result<AccountId> {
     AccountId::client(id).with_context(|| id.to_owned())
 }
@@ -369,7 +386,7 @@ fn asset() -> anyhow::Result<AssetCode> {
     AssetCode::new(ASSET).context(ASSET)
 }
 
-/// Opens an account that may go below zero by as much as `overdraft` allows.
+/// The operation that opens an account, which may go below zero as far as `overdraft` allows.
 pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     Ok(Operation::CreateAccount(CreateAccount {
         ordered_by: None,
@@ -381,7 +398,7 @@ pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     }))
 }
 
-/// Changes how far an account may go below zero.
+/// The operation that changes how far an account may go below zero.
 pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     Ok(Operation::UpdateAccount(UpdateAccount {
         ordered_by: None,
@@ -393,7 +410,7 @@ pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     }))
 }
 
-/// A local transfer, or the first step of a saga.
+/// The operation for a local transfer, or for the first step of a saga.
 pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
     Ok(Operation::Transfer(Transfer {
         ordered_by: None,
@@ -410,7 +427,7 @@ pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
     }))
 }
 
-/// The verdict on a saga, or its cancellation with `cancel`.
+/// The operation that writes the verdict on a saga. With `cancel` it cancels the saga.
 pub fn decide(order: &Order, cancel: bool) -> anyhow::Result<Operation> {
     let (debit, credit) = (account(&order.debit)?, account(&order.credit)?);
     let id = TransferId(order.id);

@@ -23,12 +23,13 @@ use crate::{
 };
 
 const ROLE: &str = "shardledger";
-/// Longer than the leader's key lives in etcd (`TTL_S`) and than a member needs to rewind.
+/// The time that a change of roles may take. It is longer than the leader's key lives in etcd (`TTL_S`), and longer than a member needs to
+/// rewind.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The smallest value that Patroni takes.
+/// The time that the leader's key lives in etcd. Patroni accepts no smaller value.
 const TTL_S: u32 = 20;
 
-/// The programs, or which of them this machine lacks.
+/// The programs of Patroni and etcd.
 #[derive(Debug, Clone)]
 pub struct Programs {
     patroni: PathBuf,
@@ -36,7 +37,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The error names what is missing.
+    /// Finds the programs in `PATH`. The error names the program that is missing.
     pub fn find() -> anyhow::Result<Self> {
         let named = |name: &str| in_path(name).with_context(|| format!("this machine has no {name}"));
         Ok(Self { patroni: named("patroni")?, etcd: named("etcd")? })
@@ -75,9 +76,9 @@ impl Etcd {
     }
 }
 
-/// One member: a Patroni and its PostgreSQL. Both end when it is dropped.
+/// A member of the Patroni cluster: a Patroni and its PostgreSQL. Dropping it ends both.
 #[derive(Debug)]
-pub struct Member {
+pub struct PatroniMember {
     programs: Programs,
     name: String,
     user: Option<Service>,
@@ -87,12 +88,13 @@ pub struct Member {
     rest: SocketAddr,
     postgres: SocketAddr,
     running: Option<Leashed>,
-    /// Ends the PostgreSQL, which is no child of this process. Dropped after `running`, because a Patroni starts its server again.
+    /// Ends the PostgreSQL, which is no child of this process. It is dropped after `running`, because a running Patroni would start its
+    /// server again.
     _postgres_leash: Leash,
 }
 
-impl Member {
-    /// Writes the configuration, starts Patroni, and does not wait.
+impl PatroniMember {
+    /// Writes the configuration and starts Patroni, without waiting for it.
     pub fn start(programs: &Programs, folder: &Folder, name: &str, etcd: &Etcd) -> anyhow::Result<Self> {
         let user = service_user()?;
         let home = folder.path().join(name);
@@ -177,7 +179,7 @@ impl Member {
 }
 
 /// The URL of a database with the hosts of all members, for the services.
-pub fn url_of_all(members: &[&Member], database: &str) -> String {
+pub fn url_of_all(members: &[&PatroniMember], database: &str) -> String {
     let hosts: Vec<String> = members.iter().map(|member| member.postgres.to_string()).collect();
     format!("postgres://{ROLE}@{}/{database}", hosts.join(","))
 }

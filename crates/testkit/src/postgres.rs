@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The line of `postmaster.pid` with the port, counted from 0.
 const PORT_LINE: usize = 3;
 
-/// A running server. It stops when dropped.
+/// A running server. Dropping it stops the server.
 #[derive(Debug)]
 pub struct Postgres {
     programs: PathBuf,
@@ -58,7 +58,7 @@ impl Postgres {
         Ok(server)
     }
 
-    /// The server of this data folder, which another process started and stops. It keeps running when this is dropped.
+    /// The server of this data folder, which another process started and stops. Dropping this value leaves it running.
     pub fn running_in(data: &Path) -> anyhow::Result<Self> {
         let path = data.join("postmaster.pid");
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -67,7 +67,7 @@ impl Postgres {
         Ok(Self { programs: postgres_programs()?, user: service_user()?, data: data.to_owned(), port, running: None })
     }
 
-    /// The folder of its data.
+    /// The folder of the server's data.
     pub fn data(&self) -> &Path {
         &self.data
     }
@@ -86,13 +86,13 @@ impl Postgres {
         Ok(standby)
     }
 
-    /// Copies the data of the running server to an empty folder, and returns the label that belongs to the copy. `archived`: waits until the log
-    /// that the copy needs is archived.
+    /// Copies the data of the running server to an empty folder, and returns the label that belongs to the copy. With `archived`, it waits
+    /// until the log that the copy needs is archived.
     async fn copy_data(&self, to: &Path, archived: bool) -> anyhow::Result<String> {
         let mut backup = self.connect("postgres").await?;
         sqlx::query("SELECT pg_backup_start('copy', true)").execute(&mut backup).await?;
         let copied = Command::new("cp").arg("-a").arg(self.data.join(".")).arg(to).output()?;
-        ensure!(copied.status.success(), "the data were not copied: {}", String::from_utf8_lossy(&copied.stderr));
+        ensure!(copied.status.success(), "cp could not copy the data: {}", String::from_utf8_lossy(&copied.stderr));
         let stop = sqlx::query_scalar("SELECT labelfile FROM pg_backup_stop($1)").bind(archived);
         let label = stop.fetch_one(&mut backup).await?;
         backup.close().await?;
@@ -134,7 +134,7 @@ impl Postgres {
 
     /// Puts a base backup in the place of the stopped server's data, and starts it at a named point of the archived log.
     pub async fn restore(&mut self, backup: &Path, archive: &Path, point: &str) -> anyhow::Result<()> {
-        ensure!(self.running.is_none(), "the server runs");
+        ensure!(self.running.is_none(), "the server must be stopped before it is restored");
         std::fs::rename(&self.data, self.data.with_extension("before-the-restore"))?;
         std::fs::rename(backup, &self.data)?;
         self.write("recovery.signal", "")?;
@@ -289,14 +289,14 @@ impl Postgres {
         self.sql("postgres", &format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true")).await
     }
 
-    /// Gives the database `other` the name of this one, which is renamed to `aside`.
+    /// Renames this database to `aside`, and gives its name to the database `other`.
     pub async fn swap(&self, database: &str, aside: &str, other: &str) -> anyhow::Result<()> {
         self.alone(database, &format!("ALTER DATABASE \"{database}\" RENAME TO \"{aside}\"")).await?;
         self.sql("postgres", &format!("ALTER DATABASE \"{aside}\" ALLOW_CONNECTIONS true")).await?;
         self.sql("postgres", &format!("ALTER DATABASE \"{other}\" RENAME TO \"{database}\"")).await
     }
 
-    /// Runs SQL while no session is connected to the database, which accepts no connections meanwhile.
+    /// Runs SQL while the database accepts no connections and no session is connected to it.
     async fn alone(&self, database: &str, sql: &str) -> anyhow::Result<()> {
         self.sql("postgres", &format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS false")).await?;
         let terminate =
@@ -393,7 +393,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Shut down in an orderly way; otherwise the kernel keeps the server's shared memory. Dropping `running`
+        // The server is shut down in an orderly way, because the kernel would keep the shared memory of a killed server. Dropping `running`
         // kills a server that does not end.
         if self.running.is_some() {
             let _ = self.run("pg_ctl", &["stop", "--mode=immediate", "--wait"]);

@@ -1,4 +1,4 @@
-//! Processes that a test kills, freezes and thaws. Each fault proves that it had an effect.
+//! Processes that a test kills, freezes and thaws. Each function returns only after its fault has had an effect.
 
 use std::{fs, time::Duration};
 
@@ -71,8 +71,8 @@ impl Process {
     }
 
     fn signal(self, signal: Signal) -> anyhow::Result<()> {
-        ensure!(self.is_alive(), "process {} is gone already, so the fault would be none", self.pid);
-        let pid = Pid::from_raw(self.pid).context("0 is no process")?;
+        ensure!(self.is_alive(), "process {} ended before the fault", self.pid);
+        let pid = Pid::from_raw(self.pid).context("0 is not a process id")?;
         kill_process(pid, signal).with_context(|| format!("cannot signal process {}", self.pid))
     }
 }
@@ -81,7 +81,7 @@ fn is_living(state: char) -> bool {
     !matches!(state, 'Z' | 'X')
 }
 
-/// State and start time. The second field is the program's name in parentheses, which may contain blanks.
+/// The state and the start time. The second field is the program's name in parentheses, and the name may contain blanks.
 fn stat(pid: i32) -> Option<(char, u64)> {
     let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = line.rsplit_once(") ")?;

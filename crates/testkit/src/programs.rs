@@ -1,4 +1,5 @@
-//! The programs under test, which cargo builds into the folder of the test executable, PostgreSQL's programs, and free ports for them.
+//! Finds the programs under test, which cargo builds into the folder of the test executable, PostgreSQL's programs, and free ports for
+//! both.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -8,17 +9,17 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-/// Names the folder of PostgreSQL's programs, as for `shardctl`.
+/// The environment variable that names the folder of PostgreSQL's programs. `shardctl` reads the same variable.
 const PG_BIN_VARIABLE: &str = "SHARDLEDGER_PG_BIN";
 /// Folders in which distributions install each version's programs.
 const PG_BIN_FOLDERS: &str = "/usr/lib/postgresql";
-/// Users that run PostgreSQL for root, in order of preference.
+/// Users that run PostgreSQL if the tests run as root, in order of preference.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 
 /// The built program of this name.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
-    // A test is target/<profile>/deps/<test>, and the program that starts what tests share is target/<profile>/<program>.
+    // A test is the file target/<profile>/deps/<test>. The program that starts the shared fixtures is target/<profile>/<program>.
     let folder = own.parent().context("this program is in no target folder")?;
     let folder = folder.parent().filter(|_| folder.ends_with("deps")).unwrap_or(folder);
     let path = folder.join(name);
@@ -53,7 +54,7 @@ pub struct Service {
     pub gid: u32,
 }
 
-/// The user that runs PostgreSQL, which refuses to run as root. `None` is the user that runs the tests.
+/// The user that runs PostgreSQL, because PostgreSQL refuses to run as root. `None` means the user that runs the tests.
 pub fn service_user() -> anyhow::Result<Option<Service>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -71,8 +72,8 @@ fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
     Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse()).transpose()?)
 }
 
-/// These ports are below the range from which the kernel picks ports of outgoing connections (32768 and above). The port of a process that is
-/// down for a moment must not be given to the connection of another program.
+/// The ports that tests use. They are below the range from which the kernel picks ports of outgoing connections (32768 and above), so that
+/// no connection takes the port of a process that is down for a moment.
 const FIRST_PORT: u16 = 12_000;
 const LAST_PORT: u16 = 32_000;
 const PORT_TRIES: u32 = 200;

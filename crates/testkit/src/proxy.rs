@@ -1,7 +1,7 @@
-//! A TCP proxy in front of PostgreSQL. It imitates network faults, and two faults that require reading the protocol:
-//! losing the answer to a COMMIT, and losing the COMMIT itself.
+//! A TCP proxy in front of PostgreSQL. It imitates faults of the network. It also reads the protocol, so that it can lose the answer to a
+//! COMMIT, or the COMMIT itself.
 //!
-//! The test's seed determines random delays.
+//! The test's seed determines the random delays.
 
 mod connection;
 
@@ -24,32 +24,32 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::seed::Random;
 
-/// What happens to bytes.
+/// The fault of the network that the proxy imitates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
     Clear,
-    /// Each piece is delayed by a random time up to this one.
+    /// The proxy delays each piece of data by a random time up to this one.
     Slow {
         longest: Duration,
     },
-    /// Nothing gets through in either direction, and connections stay open.
+    /// The proxy forwards nothing in either direction and keeps connections open.
     BlackHole,
-    /// New connections are closed at once; existing ones continue.
+    /// The proxy closes new connections at once. Existing ones continue.
     Refuse,
 }
 
-/// What happens to the next COMMIT.
+/// The fault that the next COMMIT meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CommitFault {
     None = 0,
-    /// The COMMIT is executed, and the connection breaks before the answer.
+    /// The server executes the COMMIT, and the connection breaks before the answer.
     DropReply = 1,
     /// The COMMIT never arrives, and the connection breaks.
     Swallow = 2,
 }
 
-/// The proxy. It ends when dropped.
+/// A running proxy. Dropping it ends the proxy.
 #[derive(Debug)]
 pub struct TcpProxy {
     address: SocketAddr,
@@ -66,7 +66,7 @@ struct Shared {
     commit_fault: AtomicU8,
     commit_faults_done: AtomicU64,
     connections: AtomicU64,
-    /// Cancelled and replaced to cut every open connection.
+    /// The token that open connections watch. The proxy cancels and replaces it to break them.
     alive: Mutex<CancellationToken>,
     random: Mutex<Random>,
 }
@@ -215,6 +215,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, end: CancellationTok
 
 async fn forward(client: TcpStream, shared: &Shared) {
     let Ok(server) = TcpStream::connect(shared.upstream()).await else { return };
-    // The end of either side, orderly or not, ends both.
+    // When one side ends, in whatever way, the proxy ends the other side.
     let _ = connection::run(client, server, shared).await;
 }

@@ -50,7 +50,7 @@ impl RouterConfig {
         Ok(config)
     }
 
-    /// Where the router takes requests.
+    /// The URL at which the router takes requests.
     pub fn url(&self) -> String {
         format!("http://{}", self.http)
     }
@@ -106,7 +106,7 @@ impl Router {
     pub async fn start_refused(config: &RouterConfig) -> anyhow::Result<String> {
         let mut leashed = Leashed::spawn(config.command()?)?;
         let status = until("the router has refused to run", START, async || leashed.ended()).await?;
-        ensure!(!status.success(), "it ended as if all were well: {}", config.log());
+        ensure!(!status.success(), "the router should have failed: {}", config.log());
         Ok(config.log())
     }
 
@@ -114,7 +114,7 @@ impl Router {
         self.leashed.process()
     }
 
-    /// Where the router takes requests.
+    /// The URL at which the router takes requests.
     pub fn url(&self) -> String {
         self.config.url()
     }
@@ -130,7 +130,7 @@ impl Router {
         Ok(self.client.request(method, &url, None).await?)
     }
 
-    /// `/readyz?verbose`.
+    /// The answer of `/readyz?verbose`.
     pub async fn readiness(&self) -> anyhow::Result<Value> {
         self.admin(Method::GET, "/readyz?verbose").await?.json()
     }

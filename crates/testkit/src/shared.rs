@@ -1,4 +1,5 @@
-//! What the tests of one run share: two clusters for the tests of the contract, and a PostgreSQL server for the tests of a node.
+//! The fixtures that the tests of one run share: two clusters for the tests of the contract, and a PostgreSQL server for the tests of a
+//! node.
 //!
 //! `cargo nextest` runs each test in a process of its own. Its setup scripts (`.config/nextest.toml`) run the program
 //! `shared-fixture` (`tests/src/main.rs`), which starts a [`Fixture`] in a process that ends with the runner, and tells the tests
@@ -15,14 +16,14 @@ use crate::{cluster::Cluster, node::Folder, postgres::Postgres};
 pub const SHARDS: u16 = 3;
 pub const ROUTERS: u16 = 2;
 
-/// What a run starts once.
+/// A cluster or server that a run starts once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fixture {
-    /// Tests that share the cluster have accounts of their own, and do no harm to its processes.
+    /// The cluster that many tests use at the same time. Each test has its own accounts, and no test harms the processes.
     Cluster,
-    /// The tests of this cluster run one after another (a test group of `.config/nextest.toml`), so that each is alone on it.
+    /// The cluster that one test uses at a time. A test group of `.config/nextest.toml` makes its tests run one after another.
     QuietCluster,
-    /// Tests that share the server have databases of their own.
+    /// The server of the tests of a node. Each test has its own databases.
     Postgresql,
 }
 
@@ -55,7 +56,7 @@ impl FromStr for Fixture {
             "cluster" => Ok(Self::Cluster),
             "quiet-cluster" => Ok(Self::QuietCluster),
             "postgresql" => Ok(Self::Postgresql),
-            other => bail!("{other:?} is none of cluster, quiet-cluster, postgresql"),
+            other => bail!("{other:?} is no fixture: expected cluster, quiet-cluster or postgresql"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting for conditions, and parts of a test that share a cluster.
+//! Waits for conditions, and names the parts of a test that share a cluster.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use anyhow::Context;
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
-/// Looks until the condition gives a value, for at most `patience`. An error of the condition counts as "not yet"; the last error is
-/// reported when the time is over.
+/// Looks until the condition gives a value, for at most `patience`. An error of the condition counts as "not yet". When the time is over,
+/// the function reports the last error.
 pub async fn until<T>(
     what: &str,
     patience: Duration,

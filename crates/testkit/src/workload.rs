@@ -1,5 +1,5 @@
-//! A mixed load: local and cross-shard transfers, single and in batches, hot accounts, holds, reversals, replays and
-//! refusals. Each client records its requests and their answers, and sends a request again until its outcome is certain.
+//! A mixed load. It has local and cross-shard transfers, single and in batches, hot accounts, holds, reversals, replays and refusals. Each
+//! client records its requests and their answers, and sends a request again until its outcome is certain.
 
 mod accounts;
 mod client_task;
@@ -19,25 +19,25 @@ use two_phase::TwoPhaseTask;
 
 use crate::{
     client::{Client, Verdict},
-    cluster::Cluster,
+    cluster::{Cluster, Placement},
     history::{Attempt, Fate, Life, Record, RunClock},
-    seed::Seed,
+    seed::{Random, Seed},
     wait::until,
 };
 
-pub use accounts::Accounts;
+use accounts::Accounts;
 
-/// How long a client sends a request again once all faults are over.
+/// The time for which a client repeats a request after all faults are over.
 const PATIENCE_AFTER_HEALING: Duration = Duration::from_secs(60);
 
-/// How long opening an account or paying into it may take on a machine busy with other things.
+/// The time that opening an account or paying into it may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Pause before a request is sent again, doubled up to a bound.
+/// The pause before a request is sent again. It doubles with each attempt, up to a bound.
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_LONGEST: Duration = Duration::from_millis(500);
 
-/// What the clients do.
+/// The kinds and numbers of clients, and how they behave.
 #[derive(Debug, Clone, Copy)]
 pub struct Mix {
     /// Clients that send one transfer at a time.
@@ -46,26 +46,28 @@ pub struct Mix {
     pub batch_clients: usize,
     /// Clients that place holds, end them in every way there is, and reverse what they captured.
     pub two_phase_clients: usize,
-    /// Items of a batch, at most.
+    /// The largest number of items of a batch.
     pub batch_items: usize,
-    /// Clients sometimes give up an order that was answered "not executed". It must never take effect.
+    /// Whether clients sometimes give up an order that was answered "not executed". Such an order must never take effect.
     pub gives_up: bool,
     /// The deadline of each request.
     pub request_timeout: Duration,
 }
 
-/// Everything the clients know at the end.
+/// Everything that the clients know at the end.
 #[derive(Debug, Default)]
 pub struct History {
     pub records: Vec<Record>,
-    /// Holds. Their captures and reversals are in `records` as well.
+    /// The payments that funded the accounts before the load started. Only the audit needs them.
+    pub opening: Vec<Record>,
+    /// The holds. Their captures and reversals are in `records` as well.
     pub lives: Vec<Life>,
-    /// Wrong answers: a replay with another answer, a read that misses an answered write.
+    /// Wrong answers, such as a replay that differs from the first answer, or a read that misses an answered write.
     pub anomalies: Vec<String>,
 }
 
 impl History {
-    /// Checks that no client was answered that something was not executed, or that its outcome is unknown.
+    /// Checks that no answer was "not executed" or "unknown".
     pub fn has_no_error(&self) -> anyhow::Result<()> {
         let is_error =
             |attempt: &Attempt| matches!(attempt.verdict, Verdict::NotExecuted { .. } | Verdict::Unknown { .. });
@@ -92,22 +94,39 @@ impl History {
     }
 }
 
-/// A load under way.
+/// A running load.
 pub struct Load {
     stop: CancellationToken,
     clients: JoinSet<History>,
     progress: Arc<Progress>,
+    opening: Vec<Record>,
 }
 
 impl Load {
-    /// Starts the clients. They run until [`Load::finish`].
-    pub fn start(cluster: &Cluster, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
+    /// Opens `per_shard` ordinary accounts on each shard, with ids and choices from `random`, and starts the clients. They run until
+    /// [`Load::finish`].
+    pub async fn start(
+        cluster: &Cluster,
+        per_shard: usize,
+        random: &mut Random,
+        seed: &Seed,
+        mix: Mix,
+    ) -> anyhow::Result<Self> {
         let http = Arc::new(cluster.client().with_timeout(mix.request_timeout));
-        Self::start_through(&http, accounts, seed, mix)
+        Self::start_through(&http, cluster, per_shard, random, seed, mix).await
     }
 
-    /// [`Load::start`] through the caller's client, whose deadline counts.
-    pub fn start_through(http: &Arc<Client>, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
+    /// [`Load::start`] through the caller's client. The deadline of that client applies.
+    pub async fn start_through(
+        http: &Arc<Client>,
+        cluster: &Cluster,
+        per_shard: usize,
+        random: &mut Random,
+        seed: &Seed,
+        mix: Mix,
+    ) -> anyhow::Result<Self> {
+        let (accounts, opening) = Accounts::open(cluster, per_shard, random).await?;
+        let accounts = Arc::new(accounts);
         let (stop, clock, progress) = (CancellationToken::new(), RunClock::default(), Arc::new(Progress::default()));
         let mut clients = JoinSet::new();
         for index in 0..mix.single_clients + mix.batch_clients {
@@ -123,7 +142,7 @@ impl Load {
             let task = TwoPhaseTask::new(http.clone(), accounts.clone(), seed.random(), clock, progress);
             clients.spawn(task.live(stop.clone()));
         }
-        Self { stop, clients, progress }
+        Ok(Self { stop, clients, progress, opening })
     }
 
     /// What the clients have seen so far.
@@ -131,7 +150,7 @@ impl Load {
         &self.progress
     }
 
-    /// Waits until the clients have had this many more transfers between shards posted.
+    /// Waits until this many more transfers between shards are posted.
     pub async fn goes_on(&self, more: usize) -> anyhow::Result<()> {
         let wanted = self.progress.of(Seen::CrossShard) + more;
         until(&format!("{more} more transfers between shards are posted"), PATIENCE, async || {
@@ -140,13 +159,13 @@ impl Load {
         .await
     }
 
-    /// Lets every client bring what it has begun to a definite answer. Call it when all faults are over.
+    /// Stops the clients after each has a definite answer to everything that it has begun. Call it when all faults are over.
     pub async fn finish(mut self) -> anyhow::Result<History> {
         self.stop.cancel();
-        let mut history = History::default();
+        let mut history = History { opening: self.opening, ..History::default() };
         let all = async {
             while let Some(ended) = self.clients.join_next().await {
-                let found = ended.context("a client died")?;
+                let found = ended.context("a client panicked")?;
                 history.records.extend(found.records);
                 history.lives.extend(found.lives);
                 history.anomalies.extend(found.anomalies);
@@ -160,9 +179,22 @@ impl Load {
     }
 }
 
-/// Opens an account through the API. The request is sent again until it is answered; the account is opened once.
+/// Opens an account through the API. It repeats the request until it is answered, and the account is opened once.
 pub async fn open_account(client: &Client, id: &str, overdraft: &str) -> anyhow::Result<()> {
     until(&format!("{id} is open"), PATIENCE, async || try_open_account(client, id, overdraft).await.map(Some)).await
+}
+
+/// Opens a payer without limit and a payee, each given as its shard and a word in its id. Returns their ids.
+pub async fn open_payer_and_payee(
+    client: &Client,
+    placement: &Placement,
+    payer: (&str, &str),
+    payee: (&str, &str),
+) -> anyhow::Result<(String, String)> {
+    let (payer, payee) = (placement.account_on(payer.0, payer.1, 0)?, placement.account_on(payee.0, payee.1, 0)?);
+    open_account(client, &payer, "unlimited").await?;
+    open_account(client, &payee, "0.00").await?;
+    Ok((payer, payee))
 }
 
 /// [`open_account`] with one request.
@@ -171,15 +203,15 @@ pub async fn try_open_account(client: &Client, id: &str, overdraft: &str) -> any
     client.post(client.next_router(), "/v1/accounts", &body).await.map(|_| ())
 }
 
-/// Something that must occur in a run; a run without it proves nothing.
+/// An event that must occur in a run, because a run without it proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seen {
     /// A transfer of which at least one answer was unknown.
     InDoubt,
     Rejected,
-    /// Posted, between two shards.
+    /// A posted transfer between two shards.
     CrossShard,
-    /// Holds, by how they ended.
+    /// A hold that was captured.
     Captured,
     Released,
     Expired,

@@ -1,5 +1,5 @@
-//! `kill -9` of any one process, again and again, under a mixed load of payments, holds and reversals through two routers; and
-//! [rounds](rounds) of random faults.
+//! Processes are killed with `kill -9`, again and again, under a mixed load of payments, holds and reversals through two routers.
+//! [`rounds`] has rounds of random faults.
 
 mod faults;
 mod report;
@@ -8,7 +8,6 @@ mod rounds;
 use std::{
     collections::BTreeMap,
     str::FromStr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,18 +16,18 @@ use testkit::{
     audit::audit,
     cluster::{Cluster, Member},
     seed::{Random, Seed},
-    workload::{Accounts, History, Load, Mix, Seen},
+    workload::{History, Load, Mix, Seen},
 };
 
-/// Environment variable with the length of the run.
+/// The environment variable with the length of the run.
 const SECONDS_VARIABLE: &str = "CHAOS_SECONDS";
 const DEFAULT_SECONDS: u64 = 60;
-/// Environment variable with the number of processes that are killed at one moment; one unless somebody looks for trouble.
+/// The environment variable with the number of processes that are killed at the same moment. The default is one.
 const AT_ONCE_VARIABLE: &str = "CHAOS_AT_ONCE";
-/// Every process is killed at least so often, however long that takes.
+/// Every process is killed at least this often, however long that takes.
 const ROUNDS: usize = 2;
-/// And the run goes on until it has seen this, or it would prove nothing: faults that nobody noticed, or a load that did
-/// nothing.
+/// The run goes on until it has seen each of these events this often. Without them, the faults or the load had no effect, and the run
+/// proves nothing.
 const ENOUGH: [(Seen, usize); 6] = [
     (Seen::InDoubt, 1),
     (Seen::CrossShard, 101),
@@ -37,7 +36,7 @@ const ENOUGH: [(Seen, usize); 6] = [
     (Seen::Released, 5),
     (Seen::Expired, 5),
 ];
-/// But not for ever.
+/// The run ends after this time in any case.
 const LONGEST: Duration = Duration::from_secs(300);
 
 const MIX: Mix = Mix {
@@ -53,23 +52,21 @@ const MIX: Mix = Mix {
 async fn whatever_is_killed_every_acknowledged_transfer_is_there_once() -> anyhow::Result<()> {
     let seed = Seed::announce("chaos");
     let mut cluster = Cluster::start(4, 2).await?;
-    // One node always folds, one never does, and the others do it now and then.
+    // One node folds all the time, one never does, and the others fold now and then.
     cluster.set_fold_interval(0, Duration::from_millis(1)).await?;
     cluster.set_fold_interval(1, Duration::from_secs(24 * 60 * 60)).await?;
     cluster.set_fold_interval(2, Duration::from_millis(100)).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 8, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 8, &mut seed.random(), &seed, MIX).await?;
 
     let kills = kill_again_and_again(&mut cluster, &load, &mut seed.random()).await?;
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     eprintln!("chaos: {kills} kills; the clients were answered\n{}", history.answers());
-    history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
     eprintln!("chaos: {summary:?}; holds: {:?}", how_holds_ended(&history));
     ensure!(
         summary.was_unknown > 0 && summary.cross_shard > 100 && summary.rejected > 0 && summary.holds >= 15,
-        "too little was done: {summary:?}"
+        "the load was too small: {summary:?}"
     );
     cluster.finish().await
 }
@@ -94,7 +91,7 @@ fn has_seen_enough(load: &Load) -> bool {
     ENOUGH.iter().all(|(what, count)| load.progress().of(*what) >= *count)
 }
 
-/// The next when the last is back. Gives the number of kills.
+/// Kills processes, each after the one before is back. Returns the number of kills.
 async fn kill_again_and_again(cluster: &mut Cluster, load: &Load, random: &mut Random) -> anyhow::Result<usize> {
     let length = length();
     let at_once = from_environment(AT_ONCE_VARIABLE).unwrap_or(1);
@@ -108,7 +105,7 @@ async fn kill_again_and_again(cluster: &mut Cluster, load: &Load, random: &mut R
             if round >= ROUNDS && elapsed >= length && (has_seen_enough(load) || elapsed >= LONGEST.max(length)) {
                 return Ok(kills);
             }
-            // Some traffic between two faults, so that each one meets work under way.
+            // The load runs for a moment between two faults, so that each fault meets work under way.
             tokio::time::sleep(Duration::from_millis(100 + random.below(400) as u64)).await;
             let killed = Instant::now();
             cluster.kill_and_recover(victims).await?;

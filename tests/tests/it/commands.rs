@@ -1,4 +1,4 @@
-//! Commands of `shardctl` that list and pay, that replay a bank in the format of a real one, and that measure a load.
+//! Commands of `shardctl` that list and pay, that replay the file of a real bank's format, and that measure a load.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -8,11 +8,11 @@ use testkit::{
     workload::open_account,
 };
 
-use crate::import::{Table, import, printed};
+use crate::import::{ImportFile, import, printed};
 
-/// The id that a command has printed before it sent anything.
+/// The id that a command printed before it sent the request.
 fn announced_id(output: &Output) -> anyhow::Result<String> {
-    let line = output.stderr.lines().next().context("nothing was announced")?;
+    let line = output.stderr.lines().next().context("the command did not print its id")?;
     Ok(line.strip_prefix("--id ").with_context(|| line.to_owned())?.to_owned())
 }
 
@@ -30,63 +30,63 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
 
     let pay = ["transfer", "create", "--json", "--debit", &alice, "--credit", &bob, "--asset", "USD", "--amount"];
     let dry = cluster.shardctl(&[&pay[..], &["5", "--dry-run"]].concat()).await?;
-    ensure!(dry.code == Some(0) && dry.stdout.contains("would_post"), "{dry:?}");
+    expect!(dry.code == Some(0) && dry.stdout.contains("would_post"), "{dry:?}");
     let first = cluster.shardctl(&[&pay[..], &["5", "--metadata", "order=4711"]].concat()).await?;
     let id = announced_id(&first)?;
     let transfer: Value = serde_json::from_str(&first.successful()?)?;
     ensure!(transfer["id"] == id && transfer["amount"] == "5.00" && transfer["metadata"]["order"] == "4711");
     let again = cluster.shardctl(&[&pay[..], &["5", "--metadata", "order=4711", "--id", &id]].concat()).await?;
-    ensure!(announced_id(&again)? == id && again.code == Some(0), "{again:?}");
+    expect!(announced_id(&again)? == id && again.code == Some(0), "{again:?}");
     let refused = cluster.shardctl(&[&pay[..], &["500"]].concat()).await?;
-    ensure!(refused.code == Some(1) && refused.stderr.contains("insufficient_funds"), "{refused:?}");
+    expect!(refused.code == Some(1) && refused.stderr.contains("insufficient_funds"), "{refused:?}");
     let nowhere = cluster.shardctl(&[&pay[..], &["5", "--url", "http://127.0.0.1:1"]].concat()).await?;
-    ensure!(nowhere.code == Some(4), "{nowhere:?}");
+    expect!(nowhere.code == Some(4), "{nowhere:?}");
 
-    // The shard does not answer, so the outcome is unknown. Sending the same id again tells it.
+    // The shard does not answer, so the outcome is unknown. The same request, sent again, tells the outcome.
     let node = cluster.process(Member::Node(0))?;
     node.freeze().await?;
     let unknown = cluster.shardctl(&[&pay[..], &["7"]].concat()).await?;
     node.thaw()?;
     let id = announced_id(&unknown)?;
-    ensure!(unknown.code == Some(5) && unknown.stderr.contains(&format!("again with --id {id}")), "{unknown:?}");
+    expect!(unknown.code == Some(5) && unknown.stderr.contains(&format!("again with --id {id}")), "{unknown:?}");
     cluster.wait_until_ready("the node is thawed", &[]).await?;
     cluster.shardctl(&[&pay[..], &["7", "--id", &id]].concat()).await?.successful()?;
-    ensure!(client.get(0, &account_path(&bob)).await?["posted"] == "12.00", "paid more or less than once");
+    ensure!(client.get(0, &account_path(&bob)).await?["posted"] == "12.00", "expected one payment of 12.00");
 
     let entries = ["account", "entries", &bob, "--json"];
     let newest = cluster.shardctl_json(&[&entries[..], &["--limit", "2"]].concat()).await?;
     let amounts = |list: &Value| -> Vec<String> {
         list["data"].as_array().into_iter().flatten().map(|entry| entry["amount"].to_string()).collect()
     };
-    ensure!(amounts(&newest) == [r#""7.00""#, r#""5.00""#] && newest["has_more"] == true, "{newest}");
+    expect!(amounts(&newest) == [r#""7.00""#, r#""5.00""#] && newest["has_more"] == true, "{newest}");
     let oldest = cluster.shardctl_json(&[&entries[..], &["--order", "asc"]].concat()).await?;
-    ensure!(amounts(&oldest) == [r#""0.00""#, r#""5.00""#, r#""7.00""#] && oldest["has_more"] == false, "{oldest}");
+    expect!(amounts(&oldest) == [r#""0.00""#, r#""5.00""#, r#""7.00""#] && oldest["has_more"] == false, "{oldest}");
     let none = cluster.shardctl_json(&[&entries[..], &["--to", "2020-01-01T00:00:00+01:00"]].concat()).await?;
-    ensure!(amounts(&none).is_empty(), "{none}");
+    expect!(amounts(&none).is_empty(), "{none}");
     let table = cluster.shardctl(&entries[..3]).await?.successful()?;
-    ensure!(table.starts_with("version") && table.lines().count() == 4, "{table}");
+    expect!(table.starts_with("version") && table.lines().count() == 4, "{table}");
 
     let transfers = ["transfer", "list", "--account", &bob, "--json"];
     let all = cluster.shardctl_json(&transfers).await?;
-    ensure!(amounts(&all) == [r#""7.00""#, r#""5.00""#] && all["has_more"] == false, "{all}");
+    expect!(amounts(&all) == [r#""7.00""#, r#""5.00""#] && all["has_more"] == false, "{all}");
     for filter in [&["--metadata", "order=4711"][..], &["--metadata", "order", "--status", "posted"]] {
         let some = cluster.shardctl_json(&[&transfers[..], filter].concat()).await?;
-        ensure!(amounts(&some) == [r#""5.00""#], "{filter:?}: {some}");
+        expect!(amounts(&some) == [r#""5.00""#], "{filter:?}: {some}");
     }
     let holds = cluster.shardctl_json(&["hold", "list", "--account", &alice, "--json"]).await?;
-    ensure!(amounts(&holds).is_empty() && holds["has_more"] == false, "{holds}");
+    expect!(amounts(&holds).is_empty() && holds["has_more"] == false, "{holds}");
     let then = cluster.shardctl_json(&["account", "list", "--at", "2020-01-01T00:00:00+01:00", "--json"]).await?;
-    ensure!(ids(&then).is_empty(), "{then}");
+    expect!(ids(&then).is_empty(), "{then}");
     let now = ["account", "list", "--at", "2100-01-01T00:00:00Z", "--prefix", &bob, "--json"];
     let now = cluster.shardctl_json(&now).await?;
-    ensure!(ids(&now) == [bob.as_str()] && now["data"][0]["posted"] == "12.00", "{now}");
+    expect!(ids(&now) == [bob.as_str()] && now["data"][0]["posted"] == "12.00", "{now}");
     cluster.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_for() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1).await?;
-    let table = Table::write(
+    let table = ImportFile::write(
         &cluster,
         "many.csv",
         "id,asset",
@@ -97,11 +97,11 @@ async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_fo
     let list = ["account", "list", "--json", "--prefix", "many-", "--limit"];
     let some = cluster.shardctl_json(&[&list[..], &["1050"]].concat()).await?;
     let expected: Vec<String> = (0..1_050).map(|n| format!("many-{n:04}")).collect();
-    ensure!(ids(&some) == expected && some["has_more"] == true, "{}", ids(&some).len());
+    expect!(ids(&some) == expected && some["has_more"] == true, "{}", ids(&some).len());
     let all = cluster.shardctl_json(&[&list[..], &["5000"]].concat()).await?;
-    ensure!(ids(&all).len() == 1_100 && all["has_more"] == false, "{}", ids(&all).len());
+    expect!(ids(&all).len() == 1_100 && all["has_more"] == false, "{}", ids(&all).len());
     let table = cluster.shardctl(&["account", "list", "--prefix", "other"]).await?.successful()?;
-    ensure!(table.starts_with("id") && table.contains("other") && !table.contains("many"), "{table}");
+    expect!(table.starts_with("id") && table.contains("other") && !table.contains("many"), "{table}");
 
     let passwords: Vec<String> = cluster
         .status()
@@ -109,15 +109,15 @@ async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_fo
         .iter()
         .filter_map(|shard| Some(shard.dsn.split_once(':')?.1.split_once(':')?.1.split_once('@')?.0.to_owned()))
         .collect();
-    ensure!(passwords.len() == 2 && passwords.iter().all(|password| password.len() == 32), "{passwords:?}");
+    expect!(passwords.len() == 2 && passwords.iter().all(|password| password.len() == 32), "{passwords:?}");
     for command in [&["status", "--json"][..], &["status"], &["up", "--json"]] {
         let shown = cluster.shardctl(command).await?.successful()?;
-        ensure!(!passwords.iter().any(|password| shown.contains(password)), "{command:?}: {shown}");
+        expect!(!passwords.iter().any(|password| shown.contains(password)), "{command:?}: {shown}");
     }
     let status = cluster.shardctl_json(&["status", "--json"]).await?;
     let port = cluster.status().shards[1].postgres_port;
     let dsn = status["shards"][1]["dsn"].as_str().unwrap_or_default();
-    ensure!(dsn.contains(&format!("@127.0.0.1:{port}/")), "{status}");
+    expect!(dsn.contains(&format!("@127.0.0.1:{port}/")), "{status}");
     cluster.finish().await
 }
 
@@ -145,19 +145,19 @@ async fn a_bank_is_replayed_once_and_its_balances_are_explained() -> anyhow::Res
 
     let first = cluster.shardctl_json(&replay).await?;
     let outcome = &first["replay"];
-    ensure!(outcome["transfers_posted"] == 9 && outcome["transfers_replayed"] == 0, "{first}");
-    ensure!(
+    expect!(outcome["transfers_posted"] == 9 && outcome["transfers_replayed"] == 0, "{first}");
+    expect!(
         outcome["accounts"] == 3 && outcome["accounts_complete"] == 2 && outcome["accounts_agree"] == 2,
         "{first}"
     );
-    ensure!(outcome["overdrafts"][0]["account"] == "bank:2", "{first}");
+    expect!(outcome["overdrafts"][0]["account"] == "bank:2", "{first}");
     let missing = outcome["differences"][0]["reason"].as_str().unwrap_or_default();
-    ensure!(missing.contains("credits of 20.00 on 1993-01-31, before transaction 32"), "{first}");
-    ensure!(first["verify"]["verdict"] == "clean", "{first}");
+    expect!(missing.contains("credits of 20.00 on 1993-01-31, before transaction 32"), "{first}");
+    expect!(first["verify"]["verdict"] == "clean", "{first}");
 
     let second = cluster.shardctl_json(&replay).await?;
     let outcome = &second["replay"];
-    ensure!(outcome["transfers_posted"] == 0 && outcome["transfers_replayed"] == 9, "{second}");
+    expect!(outcome["transfers_posted"] == 0 && outcome["transfers_replayed"] == 9, "{second}");
     ensure!(second["verify"]["shards"] == first["verify"]["shards"], "the second replay changed something: {second}");
 
     for load in [
@@ -166,8 +166,7 @@ async fn a_bank_is_replayed_once_and_its_balances_are_explained() -> anyhow::Res
         &["bench", "--json", "--accounts", "50", "--duration", "3", "--connections", "2", "--workload", "cross"],
     ] {
         let measured = cluster.shardctl_json(load).await?;
-        ensure!(measured["posted"].as_u64() > Some(0) && measured["others"] == serde_json::json!({}), "{measured}");
+        expect!(measured["posted"].as_u64() > Some(0) && measured["others"] == serde_json::json!({}), "{measured}");
     }
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }

@@ -1,4 +1,4 @@
-//! The HTTP contract, tested on live clusters: every code, the order in which codes are answered, and that no answer depends on
+//! Tests of the HTTP contract on live clusters. They test every code, the order in which codes are answered, and that no answer depends on
 //! where accounts live.
 //!
 //! Most tests share one cluster and have accounts of their own on it ([`stage::Stage::shared`]). Each test ends with

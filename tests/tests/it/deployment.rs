@@ -1,5 +1,5 @@
-//! The files in `ops/deploy`, as far as a machine without containers can check them: files fit their schemas, and the programs take the flags
-//! and the configurations that the files give them. `docs/operations/deploy.md` says what is not run.
+//! Tests of the files in `ops/deploy`, as far as a machine without containers can check them. The files must fit their schemas, and the
+//! programs must accept the flags and configurations that the files give them. `docs/operations/deploy.md` says what is not run.
 
 mod nginx;
 
@@ -11,9 +11,8 @@ use std::{
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 use shard_map::ShardMap;
-use testkit::programs::program;
+use testkit::{node::Folder, programs::program};
 use tokio::process::Command;
-use uuid::Uuid;
 
 use super::contract::description::packages::{NodePackages, Packages, run};
 
@@ -21,26 +20,8 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/deploy");
 const CHECKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployment");
 
-/// Where containers and units have their configuration.
+/// The folder in which containers and units have their configuration.
 const CONFIGURATION: &str = "/etc/shardledger";
-
-/// A folder that is removed at the end of a test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> anyhow::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("shardledger-deployment-{}", Uuid::now_v7().simple()));
-        std::fs::create_dir_all(&folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays behind is a folder of temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// The command of one container, from `tests/deployment/check.py`.
 #[derive(Deserialize)]
@@ -55,8 +36,8 @@ struct ContainerCommand {
 /// Runs the command with `--check-config`, so that the program parses all flags, reads its file, and ends.
 async fn check_command(place: &str, words: &[String], folder: &Path) -> anyhow::Result<Command> {
     let (name, arguments) = words.split_first().context("an empty command")?;
-    ensure!(["router", "shard-node"].contains(&name.as_str()), "{place}: {name} is no service");
-    let folder = folder.to_str().context("a folder that is no text")?;
+    ensure!(["router", "shard-node"].contains(&name.as_str()), "{place}: {name} is not a service");
+    let folder = folder.to_str().context("the path of the folder is not UTF-8")?;
     let arguments = arguments.iter().map(|word| word.replace(CONFIGURATION, folder));
     let mut command = Command::new(program(name)?);
     command.arg("--check-config").args(arguments);
@@ -67,14 +48,17 @@ async fn check_command(place: &str, words: &[String], folder: &Path) -> anyhow::
 async fn compose_file_and_chart_fit_their_schemas_and_the_programs_take_what_they_are_given() -> anyhow::Result<()> {
     let checks = Path::new(CHECKS);
     let packages = Packages::ensure("deployment", &checks.join("requirements.txt")).await?;
-    let scratch = Scratch::new()?;
+    let scratch = Folder::create()?;
     let mut check = packages.command(None)?;
-    run(check.arg(checks.join("check.py")).arg(ROOT).arg(&scratch.0)).await?;
+    run(check.arg(checks.join("check.py")).arg(ROOT).arg(scratch.path())).await?;
 
-    let commands = std::fs::read_to_string(scratch.0.join("commands.json"))?;
+    let commands = std::fs::read_to_string(scratch.path().join("commands.json"))?;
     let commands: Vec<ContainerCommand> = serde_json::from_str(&commands)?;
     let is_there = |place: &str| commands.iter().any(|command| command.place.starts_with(place));
-    ensure!(is_there("compose.yaml: router1") && is_there("chart with a certificate: Deployment"), "no commands");
+    ensure!(
+        is_there("compose.yaml: router1") && is_there("chart with a certificate: Deployment"),
+        "commands are missing"
+    );
     for ContainerCommand { place, words, environment, folder } in &commands {
         let mut command = check_command(place, words, folder).await?;
         run(command.envs(environment)).await.with_context(|| place.clone())?;
@@ -88,8 +72,8 @@ async fn compose_file_and_chart_fit_their_schemas_and_the_programs_take_what_the
         let map = ShardMap::parse(&std::fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
         for shard in &map.shards {
             let file = std::fs::read_to_string(folder.join(format!("{}.toml", shard.id)))?;
-            ensure!(file.contains(&format!("cluster.id = \"{}\"", map.cluster)), "{}: another cluster", shard.id);
-            ensure!(file.contains(&format!("shard.id = \"{}\"", shard.id)), "{}: another shard", shard.id);
+            ensure!(file.contains(&format!("cluster.id = \"{}\"", map.cluster)), "{}: wrong cluster", shard.id);
+            ensure!(file.contains(&format!("shard.id = \"{}\"", shard.id)), "{}: wrong shard", shard.id);
         }
     }
     Ok(())
@@ -130,15 +114,15 @@ async fn systemd_takes_the_units_and_finds_them_closed() -> anyhow::Result<()> {
         eprintln!("SKIPPED: the units are checked by systemd-analyze (Debian: apt-get install systemd)");
         return Ok(());
     }
-    let scratch = Scratch::new()?;
+    let scratch = Folder::create()?;
     for (unit, name) in UNITS {
         let text = std::fs::read_to_string(Path::new(DEPLOY).join("systemd").join(unit))?;
-        let copy = scratch.0.join(unit);
+        let copy = scratch.path().join(unit);
         // systemd checks that the program exists.
         let built = program(name)?.display().to_string();
         std::fs::write(&copy, text.replace(&format!("/usr/local/bin/{name}"), &built))?;
         let said = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy)).await?;
-        ensure!(said.is_empty(), "{unit}: {said}");
+        expect!(said.is_empty(), "{unit}: {said}");
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=true", "--no-pager", "--threshold", EXPOSURE]).arg(&copy);
         run(&mut security).await?;

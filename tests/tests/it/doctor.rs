@@ -1,21 +1,21 @@
-//! `shardctl doctor` is useful only if it notices every disagreement. A consistent cluster agrees in every fact. Each
-//! disagreement that the test creates is named at its place, and after the repair the cluster agrees again.
+//! `shardctl doctor` is useful only if it notices every disagreement. On a consistent cluster it finds none. It must name each disagreement
+//! that the test creates at its place, and find none after the repair.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use shard_map::{ClusterId, ShardMap};
 use testkit::{
     cluster::{Cluster, Member},
     database,
-    history::ASSET,
+    history::payment_body,
     wait::until,
-    workload::open_account,
+    workload::open_payer_and_payee,
 };
 use uuid::Uuid;
 
-/// How long nodes and routers may take to notice a change.
+/// The time within which nodes and routers must notice a change.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,10 +23,8 @@ async fn doctor_names_each_disagreement() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2, 1).await?;
     // A saga between both shards leaves marks on every side.
     let (client, placement) = (cluster.client(), cluster.placement()?);
-    let (payer, payee) = (placement.account_on("s0", "payer", 0)?, placement.account_on("s1", "payee", 0)?);
-    open_account(&client, &payer, "unlimited").await?;
-    open_account(&client, &payee, "0.00").await?;
-    let order = json!({"id": Uuid::now_v7(), "debit": payer, "credit": payee, "amount": "5.00", "asset": ASSET});
+    let (payer, payee) = open_payer_and_payee(&client, &placement, ("s0", "payer"), ("s1", "payee")).await?;
+    let order = payment_body(Uuid::now_v7(), &payer, &payee, "5.00");
     client.post(0, "/v1/transfers", &order).await?;
     clean(&cluster, "nothing was done yet").await?;
     everything_is_compared(&cluster).await?;
@@ -53,7 +51,7 @@ async fn doctor_names_each_disagreement() -> anyhow::Result<()> {
     let dsn = cluster.status().shards[1].dsn.clone();
     database::run(&dsn, "INSERT INTO slot_ownership VALUES (3, 1, 7, '')").await?;
     let owners = named(&cluster, "cluster", "owner of each slot: 3").await?;
-    ensure!(owners["found"] == "s0 at epoch 1 and s1 at epoch 7", "{owners}");
+    expect!(owners["found"] == "s0 at epoch 1 and s1 at epoch 7", "{owners}");
     database::run(&dsn, "DELETE FROM slot_ownership WHERE slot = 3").await?;
     clean(&cluster, "the slot has one owner").await?;
 
@@ -62,7 +60,7 @@ async fn doctor_names_each_disagreement() -> anyhow::Result<()> {
 
     cluster.down().await?;
     let output = cluster.shardctl(&["doctor"]).await?;
-    ensure!(output.code == Some(4), "{output:?}");
+    expect!(output.code == Some(4), "{output:?}");
     cluster.up().await?;
     clean(&cluster, "it is up again").await?;
     cluster.finish().await
@@ -82,7 +80,7 @@ async fn everything_is_compared(cluster: &Cluster) -> anyhow::Result<()> {
     let text = cluster.shardctl(&["doctor", "--admin-url", &router]).await?.successful()?;
     let places = ["shard s0 at", "shard s1 at", "shard s0:", "shard s1:", "router http", "cluster:"];
     for place in places {
-        ensure!(text.lines().any(|line| line.starts_with(place)), "{place}: {text}");
+        expect!(text.lines().any(|line| line.starts_with(place)), "{place}: {text}");
     }
     Ok(())
 }
@@ -97,7 +95,7 @@ async fn a_refused_map(cluster: &Cluster, router: &str) -> anyhow::Result<()> {
     shards[1].slots = vec!["4096-16383".parse()?];
     fs::write(&path, ShardMap::new(map.cluster, map.version + 1, shards)?.to_toml())?;
     let refused = named(cluster, router, "map file").await?;
-    ensure!(refused["found"].as_str().is_some_and(|found| found.contains("only a move")), "{refused}");
+    expect!(refused["found"].as_str().is_some_and(|found| found.contains("only a move")), "{refused}");
     // A file that is not a map must not hide the other findings.
     fs::write(&path, "nonsense")?;
     named(cluster, "cluster", "map file").await?;
@@ -109,10 +107,10 @@ async fn a_refused_map(cluster: &Cluster, router: &str) -> anyhow::Result<()> {
 async fn another_cluster(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let map = cluster.placement()?.map().clone();
     let file = cluster.data_dir().join("run").join("other.toml");
-    let path = file.to_str().context("a path that is no text")?;
+    let path = file.to_str().context("the path is not UTF-8")?;
     fs::write(&file, ShardMap::new(ClusterId::generate(), map.version, map.shards)?.to_toml())?;
     let output = cluster.shardctl(&["doctor", "--json", "--map", path]).await?;
-    ensure!(output.code == Some(3), "{output:?}");
+    expect!(output.code == Some(3), "{output:?}");
     let findings: Value = serde_json::from_str(&output.stdout)?;
     finding(&findings, node, "cluster").with_context(|| output.stdout.clone())?;
     Ok(fs::remove_file(&file)?)
@@ -126,8 +124,8 @@ async fn named(cluster: &Cluster, place: &str, fact: &str) -> anyhow::Result<Val
         let Some(found) = finding(&findings, place, fact) else {
             anyhow::bail!("exit {:?}: {findings}", output.code)
         };
-        ensure!(output.code == Some(3), "{output:?}");
-        ensure!(found["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{found}");
+        expect!(output.code == Some(3), "{output:?}");
+        expect!(found["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{found}");
         Ok(Some(found.clone()))
     })
     .await

@@ -1,4 +1,4 @@
-//! The crash matrix of sagas, holds and the fold: what is done is interrupted at every durable step of it that the nodes list.
+//! The crash matrix of sagas, holds and the fold. Each kind of operation is interrupted at each of its durable steps that the nodes list.
 //! `moves::crash_matrix` is the same for moves of slots. A step that no cell covers, or that no node reaches, fails the test.
 
 mod kinds;
@@ -25,47 +25,45 @@ use tokio::task::JoinSet;
 
 use self::{
     kinds::{Kind, Scene},
-    teller::{Request, Teller, said},
+    teller::{Request, Teller},
 };
-use crate::failpoints::{Failpoints, Order, VARIABLE};
+use crate::failpoints::{self, CellsRun, Failpoints, Interruption, run_cells};
 
-/// Cells of the sample that `make test` runs.
+/// The number of cells in the sample that `make test` runs.
 const SAMPLE: usize = 12;
-/// Cells that run on one cluster, one after another.
+/// The number of cells that run on one cluster, one after another.
 const CELLS_PER_CLUSTER: usize = 120;
-/// The run ends after so many failures.
-const MOST_FAILURES: usize = 10;
 const SHARDS: u16 = 4;
 const ROUTERS: u16 = 2;
-/// Pairs of shards, source first. The next cell uses other shards: the supervisor starts a node that has lived for two seconds again
-/// without a long pause.
+/// The source and the destination of each cell in turn. The next cell uses other shards, because the supervisor starts a node without a
+/// long pause only if the node has lived for two seconds.
 const PAIRS: [[usize; 2]; 4] = [[0, 1], [2, 3], [1, 0], [3, 2]];
-/// Short, so that folds come while a cell runs.
+/// The interval is short, so that folds come while a cell runs.
 const FOLD_INTERVAL: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(10);
-/// How long two coordinators have to meet at a step.
+/// The time in which two coordinators meet at a step.
 const MEET: Duration = Duration::from_millis(100);
-/// I7: everything is terminal this long after healing.
+/// INV-17: everything has ended within this time after the last fault.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
-/// The next commit of any lane.
+/// The point before the next commit of any lane.
 const NEXT_COMMIT: &str = "commit.before";
-/// The destination decides: meanwhile, the saga is under way.
+/// The point at which the destination decides. While a node stands there, the saga is under way.
 const DECIDES: &str = "credit.before";
 
-/// What happens at the point of a cell.
+/// The fault that a cell causes at its point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Harm {
     NodeDies,
-    /// The second time while it recovers: at the same step, or at its next commit.
+    /// The node dies again while it recovers, at the same step or at its next commit.
     NodeDiesTwice,
-    /// The router that drives dies.
+    /// The router that drives the saga dies.
     RouterDies,
-    /// The router that drives dies, and the other one at the next commit.
+    /// The router that drives the saga dies, and the other router dies at the next commit.
     BothRoutersDie,
     DatabaseDies,
-    /// Before the step: nothing is written. After it: its answer is lost, and the node repeats the step.
+    /// Before the step, the write does not happen. After the step, its answer is lost, and the node repeats it.
     WriteFails,
-    /// Two routers are asked at once.
+    /// Two routers get the same request at the same time.
     TwoCoordinators,
     TwoCoordinatorsAndNodeDies,
 }
@@ -88,11 +86,13 @@ impl Harm {
         if kind.is_fold() { &Self::OF_FOLDS } else { &Self::ALL }
     }
 
-    fn order(self) -> Order {
+    fn interruption(self) -> Interruption {
         match self {
-            Self::NodeDies | Self::NodeDiesTwice | Self::TwoCoordinatorsAndNodeDies => Order::Abort,
-            Self::RouterDies | Self::BothRoutersDie | Self::DatabaseDies | Self::TwoCoordinators => Order::Stop,
-            Self::WriteFails => Order::Fail,
+            Self::NodeDies | Self::NodeDiesTwice | Self::TwoCoordinatorsAndNodeDies => Interruption::Abort,
+            Self::RouterDies | Self::BothRoutersDie | Self::DatabaseDies | Self::TwoCoordinators => {
+                Interruption::Stop
+            }
+            Self::WriteFails => Interruption::Fail,
         }
     }
 
@@ -105,51 +105,52 @@ impl Harm {
 }
 
 #[derive(Debug, Clone)]
-struct Cell {
+struct StepCell {
     kind: Kind,
     step: &'static str,
     edge: &'static str,
     harm: Harm,
 }
 
-impl Cell {
+impl StepCell {
     fn point(&self) -> String {
         format!("{}.{}", self.step, self.edge)
     }
 
-    /// Where the node dies a second time. What was not written is written again; what was written is not.
+    /// The point at which the node dies a second time. A node that died before a write reaches the same point again. A node that died after
+    /// it does not.
     fn second_point(&self) -> String {
         if self.edge == "before" || self.kind.is_fold() { self.point() } else { NEXT_COMMIT.to_owned() }
     }
 }
 
-impl fmt::Display for Cell {
+impl fmt::Display for StepCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}, {}: {:?}", self.kind, self.point(), self.harm)
     }
 }
 
-fn matrix() -> Vec<Cell> {
+fn matrix() -> Vec<StepCell> {
     let mut cells = Vec::new();
     for kind in Kind::ALL {
         for step in kind.steps() {
             for edge in ["before", "after"] {
-                cells.extend(Harm::of(kind).iter().map(|harm| Cell { kind, step, edge, harm: *harm }));
+                cells.extend(Harm::of(kind).iter().map(|harm| StepCell { kind, step, edge, harm: *harm }));
             }
         }
     }
     cells
 }
 
-/// A cluster whose nodes are watched.
-struct Stage {
+/// A cluster whose nodes have failpoints, and the client of its cells.
+struct WatchedCluster {
     cluster: Cluster,
     failpoints: Failpoints,
     teller: Teller,
     cells: usize,
 }
 
-/// The clients of a cell: one for each coordinator. Each sends the request until it is answered for certain.
+/// The clients of a cell, one for each coordinator. Each repeats the request until its answer is definite.
 struct Clients {
     tasks: JoinSet<anyhow::Result<Answer>>,
     answers: Vec<Answer>,
@@ -165,7 +166,7 @@ impl Clients {
         Self { tasks, answers: Vec::new() }
     }
 
-    /// Whether all have their answers.
+    /// Whether all clients have their answers.
     fn have_ended(&mut self) -> anyhow::Result<bool> {
         while let Some(answer) = self.tasks.try_join_next() {
             self.answers.push(answer??);
@@ -181,16 +182,16 @@ impl Clients {
     }
 }
 
-impl Stage {
+impl WatchedCluster {
     async fn set() -> anyhow::Result<Self> {
         let failpoints = Failpoints::create()?;
-        let mut cluster = Cluster::start_with(&[(VARIABLE, &failpoints.path()?)], SHARDS, ROUTERS).await?;
+        let mut cluster = failpoints.start_cluster(SHARDS, ROUTERS).await?;
         cluster.set_fold_intervals(FOLD_INTERVAL).await?;
         let teller = Teller::of(&cluster)?;
         Ok(Self { cluster, failpoints, teller, cells: 0 })
     }
 
-    async fn run(&mut self, cell: &Cell) -> anyhow::Result<()> {
+    async fn run(&mut self, cell: &StepCell) -> anyhow::Result<()> {
         let [source, elsewhere] = PAIRS[self.cells % PAIRS.len()];
         self.cells += 1;
         let (source_name, elsewhere_name) = (format!("s{source}"), format!("s{elsewhere}"));
@@ -206,19 +207,19 @@ impl Stage {
     }
 
     /// Arms the point of a cell, and sends its request.
-    async fn begin(&self, cell: &Cell, scene: &Scene, source: usize) -> anyhow::Result<Clients> {
+    async fn begin(&self, cell: &StepCell, scene: &Scene, source: usize) -> anyhow::Result<Clients> {
         let clients = || Clients::start(&self.teller, &scene.request, cell.harm.coordinators());
-        let arm = || self.failpoints.arm(&cell.point(), cell.harm.order());
+        let arm = || self.failpoints.arm(&cell.point(), cell.harm.interruption());
         match cell.kind {
             Kind::FoldOfSagaBegun => {
-                self.failpoints.arm(DECIDES, Order::Stop)?;
+                self.failpoints.arm(DECIDES, Interruption::Stop)?;
                 arm()?;
                 let clients = clients();
                 self.failpoints.reached(DECIDES).await?;
                 Ok(clients)
             }
             Kind::FoldOfSagaEnded => {
-                self.failpoints.arm(DECIDES, Order::Stop)?;
+                self.failpoints.arm(DECIDES, Interruption::Stop)?;
                 let clients = clients();
                 self.failpoints.reached(DECIDES).await?;
                 let dsn = &self.cluster.status().shards[source].dsn;
@@ -237,7 +238,7 @@ impl Stage {
         }
     }
 
-    async fn harm(&mut self, cell: &Cell, clients: &mut Clients) -> anyhow::Result<()> {
+    async fn harm(&mut self, cell: &StepCell, clients: &mut Clients) -> anyhow::Result<()> {
         let point = cell.point();
         let nodes: Vec<(Member, Process)> = (0..usize::from(SHARDS))
             .map(|shard| Ok((Member::Node(shard), self.cluster.process(Member::Node(shard))?)))
@@ -255,12 +256,12 @@ impl Stage {
             Harm::NodeDiesTwice => {
                 let second = cell.second_point();
                 self.failpoints.disarm(&point);
-                self.failpoints.arm(&second, Order::Stop)?;
+                self.failpoints.arm(&second, Interruption::Stop)?;
                 let again = self.reached_or_ended(&second, clients).await?;
                 let again = match again {
-                    Some(pid) => Process::of(pid).context("a node that stands at a point has gone")?,
+                    Some(pid) => Process::of(pid).context("the node that stopped at the point has ended")?,
                     None => {
-                        // Nothing is left to be committed: the node dies at rest.
+                        // Nothing is left to be committed, so the node dies at rest.
                         self.cluster.wait_until_ready(&what, &[(node, process)]).await?;
                         self.cluster.process(node)?
                     }
@@ -283,7 +284,7 @@ impl Stage {
             }
             Harm::BothRoutersDie => {
                 let first = (Member::Router(0), self.cluster.kill(Member::Router(0)).await?);
-                self.failpoints.arm(NEXT_COMMIT, Order::Stop)?;
+                self.failpoints.arm(NEXT_COMMIT, Interruption::Stop)?;
                 self.failpoints.disarm(&point);
                 self.reached_or_ended(NEXT_COMMIT, clients).await?;
                 let second = (Member::Router(1), self.cluster.kill(Member::Router(1)).await?);
@@ -300,7 +301,7 @@ impl Stage {
                 Ok(())
             }
             Harm::TwoCoordinators => {
-                // Both have sent the step by now, or send it later.
+                // By now both routers have sent the step. A slow one sends it later, which is a valid case as well.
                 tokio::time::sleep(MEET).await;
                 self.failpoints.disarm(&point);
                 Ok(())
@@ -308,7 +309,7 @@ impl Stage {
         }
     }
 
-    /// Waits until a node reaches a point. `None`: all clients have their answers, and no node has reached it.
+    /// Waits until a node reaches a point. `None` if all clients have their answers before that.
     async fn reached_or_ended(&self, point: &str, clients: &mut Clients) -> anyhow::Result<Option<i32>> {
         let what = format!("a node reaches {point}, or nothing is left to do");
         until_every(LOOK, &what, ENDS_WITHIN, async || {
@@ -320,17 +321,22 @@ impl Stage {
         .await
     }
 
-    /// The answers are the right ones and stay the same, nothing is under way, and all money is accounted for.
-    async fn ended_well(&mut self, cell: &Cell, scene: &Scene, answers: &[Answer]) -> anyhow::Result<()> {
+    /// Checks that the answers are right and stay the same, that nothing is under way, and that the accounts hold the right amounts.
+    async fn ended_well(&mut self, cell: &StepCell, scene: &Scene, answers: &[Answer]) -> anyhow::Result<()> {
         for answer in answers {
             let text = answer.text();
-            ensure!(said(answer) == scene.says, "the client was answered {} {text}", answer.status);
+            ensure!(
+                answer.outcome() == scene.says,
+                "the client should be answered {}, not {} {text}",
+                scene.says,
+                answer.status
+            );
         }
         sagas_end(&self.cluster).await?;
         if let Some((hold, status)) = &scene.hold {
             until(&format!("the hold is {status}"), ENDS_WITHIN, async || {
                 let shown = self.teller.show_hold(hold).await?;
-                ensure!(shown["status"] == *status, "{shown}");
+                expect!(shown["status"] == *status, "{shown}");
                 Ok(Some(()))
             })
             .await?;
@@ -352,23 +358,21 @@ impl Stage {
 }
 
 /// Runs cells one after another on one cluster. Counts the cells that are `done`.
-async fn run_batch(cells: &[Cell], done: &mut usize) -> anyhow::Result<()> {
-    let mut stage = Stage::set().await?;
+async fn run_batch(cells: &[StepCell], done: &mut usize) -> anyhow::Result<()> {
+    let mut watched = WatchedCluster::set().await?;
     for cell in cells {
         let begun = Instant::now();
-        stage.run(cell).await.with_context(|| format!("cell {cell}"))?;
+        watched.run(cell).await.with_context(|| format!("cell {cell}"))?;
         eprintln!("cell {cell}: {:.1?}", begun.elapsed());
         *done += 1;
     }
-    stage.cluster.finish().await
+    watched.cluster.finish().await
 }
 
 /// Every step that the nodes list for the lane or the fold is in a cell, and every step of a cell is listed.
-async fn every_step_is_covered() -> anyhow::Result<()> {
-    let failpoints = Failpoints::create()?;
-    let cluster = Cluster::start_with(&[(VARIABLE, &failpoints.path()?)], 1, 1).await?;
-    let steps = failpoints.steps().await?;
-    cluster.finish().await?;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_durable_step_of_the_lane_and_the_fold_is_in_a_cell() -> anyhow::Result<()> {
+    let steps = failpoints::durable_steps().await?;
     let mut covered: BTreeMap<&str, bool> =
         Kind::ALL.iter().flat_map(|kind| kind.steps()).map(|step| (*step, false)).collect();
     for step in steps.iter().filter(|step| matches!(step.occasion.as_str(), "lane" | "fold")) {
@@ -381,13 +385,8 @@ async fn every_step_is_covered() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_durable_step_of_the_lane_and_the_fold_is_in_a_cell() -> anyhow::Result<()> {
-    every_step_is_covered().await
-}
-
-/// `make test` runs a sample that the seed chooses. `CELLS=all` runs every cell, `CELLS=settle` those whose lines contain it. `FROM=100`
-/// leaves out the first 100 in the seed's order, to continue a run.
+/// `make test` runs a sample that the seed chooses. `CELLS=all` runs every cell, and `CELLS=settle` those whose names contain that word.
+/// `FROM=100` continues a run: it leaves out the first 100 cells in the seed's order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wherever_a_transfer_or_a_fold_is_cut_short_it_ends_as_if_it_had_not_been() -> anyhow::Result<()> {
     let seed = Seed::announce("the crash matrix of sagas, holds and the fold");
@@ -405,23 +404,8 @@ async fn wherever_a_transfer_or_a_fold_is_cut_short_it_ends_as_if_it_had_not_bee
     ensure!(!cells.is_empty(), "CELLS names no cell");
     eprintln!("{} of {all} cells", cells.len());
     let begun = Instant::now();
-    let mut failures: Vec<String> = Vec::new();
-    let mut left = &cells[..];
-    // A failure ends its cluster and says nothing about the cells after it.
-    while !left.is_empty() && failures.len() < MOST_FAILURES {
-        let batch = &left[..left.len().min(CELLS_PER_CLUSTER)];
-        let mut done = 0;
-        match run_batch(batch, &mut done).await {
-            Ok(()) => left = &left[batch.len()..],
-            Err(error) => {
-                eprintln!("failed: {error:#}");
-                failures.push(format!("{error:#}"));
-                left = &left[(done + 1).min(batch.len())..];
-            }
-        }
-    }
-    let played = cells.len() - left.len();
-    eprintln!("{played} cells in {:.1?}, {} failures, seed {}", begun.elapsed(), failures.len(), seed.value());
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    let CellsRun { run, failures } = run_cells(&cells, CELLS_PER_CLUSTER, run_batch).await;
+    eprintln!("{run} cells in {:.1?}, {} failures, seed {}", begun.elapsed(), failures.len(), seed.value());
+    expect!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A shard with two nodes, of which the first freezes under load and thaws again. Routers continue with the second
 //! node, and the first node's outdated belief does no harm. Processes are also asked to end under the same load.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use shard_map::ShardMap;
@@ -12,7 +12,7 @@ use testkit::{
     node::{Folder, Node, NodeConfig},
     seed::Seed,
     wait::{section, until},
-    workload::{Accounts, Load, Mix, try_open_account},
+    workload::{Load, Mix, try_open_account},
 };
 
 const SHARD: &str = "s0";
@@ -24,7 +24,7 @@ const MIX: Mix = Mix {
     gives_up: true,
     request_timeout: Duration::from_secs(4),
 };
-/// How long routers may take to abandon a frozen node on a busy machine.
+/// The time within which routers must abandon a frozen node on a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,8 +41,7 @@ async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::
     )?;
     let _second = Node::start(&second).await?;
     announce(&cluster, &second.url()).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 6, &mut seed.random(), &seed, MIX).await?;
 
     let first = cluster.process(Member::Node(0))?;
     first.freeze().await?;
@@ -54,8 +53,7 @@ async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::
     every_router_uses(&cluster, &cluster.status().shards[0].node_url).await?;
     section("SIGTERM", drains(&mut cluster)).await?;
 
-    let mut history = load.finish().await?;
-    history.records.extend(opening.records);
+    let history = load.finish().await?;
     eprintln!("failover: the clients were answered\n{}", history.answers());
     eprintln!("failover: {:?}", audit(&cluster, &history).await?);
     cluster.finish().await
@@ -81,7 +79,7 @@ async fn announce(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// Routers prefer the nodes in the map's order, and return to it.
+/// Waits until every router uses this node. Routers prefer the nodes in the map's order, and return to it.
 async fn every_router_uses(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let client = cluster.client();
     until(&format!("every router uses {node}"), NOTICED_WITHIN, async || {
@@ -97,7 +95,7 @@ async fn every_router_uses(cluster: &Cluster, node: &str) -> anyhow::Result<()> 
     .await
 }
 
-/// The shard commits through every router again.
+/// Checks that the shard commits through every router again.
 async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     let (client, placement) = (cluster.client().with_timeout(MIX.request_timeout), cluster.placement()?);
     let dsn = &cluster.status().shards[0].dsn;
@@ -106,7 +104,7 @@ async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     for router in 0..client.routers() {
         let id = placement.account_on(SHARD, &format!("{name}{router}"), 0)?;
         until("the shard takes writes", NOTICED_WITHIN, async || {
-            // Whichever router is next; opening an account twice is harmless.
+            // The request goes to the next router in turn. Opening an account twice is harmless.
             try_open_account(&client, &id, "unlimited").await.map(Some)
         })
         .await?;
@@ -115,14 +113,15 @@ async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGTERM: unready, drain, exit 0. Sagas in progress are left at a persisted step for another router.
+/// Sends SIGTERM to processes. Each must become unready, drain, and exit with 0. It leaves sagas under way at a persisted step for another
+/// router.
 async fn drains(cluster: &mut Cluster) -> anyhow::Result<()> {
     for (member, process) in
         [(Member::Router(0), "router-0"), (Member::Node(1), "s1"), (Member::Router(1), "router-1")]
     {
         cluster.terminate_and_recover(member).await?;
         let said = cluster.supervisor_says(process)?;
-        ensure!(said.iter().any(|line| line.contains("exit status: 0")), "{process} did not end well: {said:?}");
+        ensure!(said.iter().any(|line| line.contains("exit status: 0")), "{process} should exit with 0: {said:?}");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! `docs/api.md` is compared with the product: its examples are run from top to bottom on a new cluster, as a reader runs them,
-//! and must print what the page shows. Its table of codes has every code.
+//! Compares `docs/api.md` with the product. Its examples run from top to bottom on a new cluster, as a reader runs them, and must print
+//! what the page shows. Its table of codes must have every code.
 
 use std::{process::Stdio, time::Duration};
 
@@ -14,9 +14,9 @@ const CODES: &str = include_str!("../../../router/src/http/problem/code.rs");
 
 /// The address in the page, which is the one that `make up` prints.
 const ADDRESS: &str = "http://127.0.0.1:8080";
-/// The number that `make up` starts. The answers show which accounts share a shard.
+/// The number of shards that `make up` starts. The answers show which accounts share a shard.
 const SHARDS: u16 = 4;
-/// Printed after each example.
+/// The line that is printed after each example.
 const MARK: &str = "=== end of an example ===";
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -35,8 +35,7 @@ async fn the_examples_of_the_guide_print_what_it_shows() -> anyhow::Result<()> {
         })
         .collect();
     ensure!(findings.is_empty(), "{} examples differ\n{}", findings.len(), findings.join("\n\n"));
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
 /// A unit test of the router compares `docs/openapi.json` with the code.
@@ -54,12 +53,12 @@ fn the_guide_names_every_path_and_every_member_of_the_description() -> anyhow::R
             members(&described["properties"]).map(|(m, _)| m).filter(unnamed).map(|m| format!("{schema}.{m}")),
         );
     }
-    ensure!(members(paths).count() > 10 && members(schemas).count() > 10, "is that the description? {description}");
+    ensure!(members(paths).count() > 10 && members(schemas).count() > 10, "too few paths or schemas: {description}");
     ensure!(missing.is_empty(), "docs/api.md does not name {missing:?}");
     Ok(())
 }
 
-/// Runs all examples in one shell, because later ones use variables of earlier ones. Gives what each example printed.
+/// Runs all examples in one shell, because later ones use variables of earlier ones. Returns what each example printed.
 async fn run(examples: &[Example], address: &str) -> anyhow::Result<Vec<String>> {
     let mut script = String::new();
     for example in examples {
@@ -72,21 +71,21 @@ async fn run(examples: &[Example], address: &str) -> anyhow::Result<Vec<String>>
         .output();
     let output = tokio::time::timeout(PATIENCE, shell).await.context("the examples do not end")??;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && errors.is_empty(), "{}: {errors}", output.status);
+    expect!(output.status.success() && errors.is_empty(), "{}: {errors}", output.status);
     let mut printed: Vec<String> = String::from_utf8(output.stdout)?.split(MARK).map(str::to_owned).collect();
     printed.pop();
     ensure!(printed.len() == examples.len(), "{} of {} examples ended", printed.len(), examples.len());
     Ok(printed)
 }
 
-impl Shown {
+impl ShownOutput {
     fn compare(&self, printed: &str) -> anyhow::Result<()> {
         match self {
             Self::Nothing => Ok(()),
             Self::Text(text) => {
                 let lines =
                     |text: &str| text.trim().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
-                ensure!(lines(text) == lines(printed), "it prints other text");
+                ensure!(lines(text) == lines(printed), "it prints another text");
                 Ok(())
             }
             Self::Json(shown) => {
@@ -121,14 +120,14 @@ fn lasting(mut value: Value) -> Value {
     value
 }
 
-/// Any time.
+/// The text that stands for every time.
 const TIME: &str = "0000-00-00T00:00:00.000000Z";
 
 #[test]
 fn the_guide_explains_every_code() -> anyhow::Result<()> {
     let router = CODES.split("\", S::").filter_map(|text| text.rsplit_once("(\"")).map(|(_, code)| code);
     let mut codes: Vec<&str> = router.chain(ledger::Refusal::ALL.map(ledger::Refusal::as_str)).collect();
-    // The last text is what follows the last row of the source.
+    // The last text is the rest of the source after its last row, so it is left out here.
     codes.retain(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
     ensure!(codes.len() > 40, "{} codes were found: {codes:?}", codes.len());
     let rows = section(PAGE, "## All codes")?;
@@ -145,12 +144,12 @@ pub struct Example {
     /// The line of its fence.
     pub line: usize,
     pub script: String,
-    pub shown: Shown,
+    pub shown: ShownOutput,
 }
 
-/// The output of an example that the page shows, in the block right after it.
+/// The output of an example, which the page shows in the block right after it.
 #[derive(Debug)]
-pub enum Shown {
+pub enum ShownOutput {
     Nothing,
     Text(String),
     Json(Vec<Value>),
@@ -164,7 +163,7 @@ struct Block {
     text: String,
 }
 
-/// The blocks of shell commands in order.
+/// Returns the blocks of shell commands in order.
 pub fn examples(page: &str) -> anyhow::Result<Vec<Example>> {
     let mut blocks = blocks(page)?.into_iter().peekable();
     let mut examples = Vec::new();
@@ -173,7 +172,7 @@ pub fn examples(page: &str) -> anyhow::Result<Vec<Example>> {
             continue;
         }
         let shown = match blocks.next_if(|next| next.line == after && next.language != "sh") {
-            None => Shown::Nothing,
+            None => ShownOutput::Nothing,
             Some(next) => read(&next).with_context(|| format!("line {}", next.line))?,
         };
         examples.push(Example { line, script: text, shown });
@@ -181,20 +180,20 @@ pub fn examples(page: &str) -> anyhow::Result<Vec<Example>> {
     Ok(examples)
 }
 
-fn read(block: &Block) -> anyhow::Result<Shown> {
+fn read(block: &Block) -> anyhow::Result<ShownOutput> {
     match block.language.as_str() {
-        "json" => values(&block.text).map(Shown::Json),
-        "text" => Ok(Shown::Text(block.text.clone())),
-        other => bail!("{other:?} after an example"),
+        "json" => values(&block.text).map(ShownOutput::Json),
+        "text" => Ok(ShownOutput::Text(block.text.clone())),
+        other => bail!("the block after an example must be json or text, not {other:?}"),
     }
 }
 
-/// JSON values one after another.
+/// Parses JSON values that follow one another.
 pub fn values(text: &str) -> anyhow::Result<Vec<Value>> {
     Ok(serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>()?)
 }
 
-/// The text from this heading to the next one of its level.
+/// Returns the text from this heading to the next one of the same level.
 pub fn section<'p>(page: &'p str, heading: &str) -> anyhow::Result<&'p str> {
     let (_, rest) = page.split_once(&format!("\n{heading}\n")).with_context(|| format!("no {heading:?}"))?;
     Ok(rest.split("\n## ").next().unwrap_or(rest))
@@ -210,7 +209,7 @@ fn blocks(page: &str) -> anyhow::Result<Vec<Block>> {
                 open = Some(Block { line: number, after: 0, language: language.to_owned(), text: String::new() });
             }
             (Some(block), Some(rest)) => {
-                ensure!(rest.is_empty(), "line {number}: a fence within a block");
+                ensure!(rest.is_empty(), "line {number}: a block contains a fence with a language");
                 blocks.push(Block { after: number + 1, ..block });
             }
             (Some(mut block), None) => {

@@ -1,5 +1,5 @@
-//! `shardctl import` against a live cluster: thousands of rows with bad ones among them, a `kill -9` in the middle, and runs that
-//! repeat what is there.
+//! Tests of `shardctl import` against a live cluster, with thousands of rows and bad ones among them, a `kill -9` in the middle, and runs
+//! that repeat what was imported.
 
 use std::{
     collections::BTreeMap,
@@ -23,16 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Options for small batches, one after another, so that an import can be stopped in the middle.
 const SLOWLY: [&str; 4] = ["--batch", "20", "--in-flight", "1"];
 
-/// A CSV file in a folder that goes with the cluster.
-pub struct Table {
+/// A CSV file in a folder that is removed with the cluster.
+pub struct ImportFile {
     path: PathBuf,
 }
 
-impl Table {
+impl ImportFile {
     pub fn write(cluster: &Cluster, name: &str, header: &str, rows: &[String]) -> anyhow::Result<Self> {
-        let table = Self { path: cluster.data_dir().join("log").join(name) };
-        table.rewrite(header, rows)?;
-        Ok(table)
+        let file = Self { path: cluster.data_dir().join("log").join(name) };
+        file.rewrite(header, rows)?;
+        Ok(file)
     }
 
     fn rewrite(&self, header: &str, rows: &[String]) -> anyhow::Result<()> {
@@ -51,7 +51,7 @@ impl Table {
         self.path.with_extension("progress.json")
     }
 
-    /// Line and reason of each rejected row.
+    /// The line and the reason of each rejected row.
     fn rejects(&self) -> anyhow::Result<Vec<(u64, String)>> {
         let text = fs::read_to_string(self.rejected())?;
         let rows = text.lines().skip(1).map(|line| {
@@ -76,7 +76,7 @@ impl Table {
 
 /// The JSON that a command printed before it ended with this code.
 pub fn printed(output: &Output, code: i32) -> anyhow::Result<Value> {
-    ensure!(output.code == Some(code), "{output:?}");
+    expect!(output.code == Some(code), "{output:?}");
     serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))
 }
 
@@ -88,28 +88,28 @@ pub async fn import(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Out
 /// that. The node is thawed, and the cluster serves again.
 async fn killed_in_the_middle(
     cluster: &mut Cluster,
-    table: &Table,
+    file: &ImportFile,
     arguments: &[&str],
     meanwhile: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut import = cluster.spawn_shardctl(&[&["import"][..], arguments, &SLOWLY].concat())?;
     let rows = |path: &Path| -> anyhow::Result<u64> {
         let progress: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
-        progress["counts"]["rows"].as_u64().context("no rows")
+        progress["counts"]["rows"].as_u64().with_context(|| format!("expected rows in {progress}"))
     };
-    until("some rows are confirmed", PATIENCE, async || Ok((rows(&table.progress())? > 0).then_some(()))).await?;
+    until("some rows are confirmed", PATIENCE, async || Ok((rows(&file.progress())? > 0).then_some(()))).await?;
     let node = cluster.process(Member::Node(1))?;
     node.freeze().await?;
     meanwhile(&*cluster).await?;
     ensure!(import.try_wait()?.is_none(), "the import ended before it could be killed");
     import.kill().await?;
-    let done = rows(&table.progress())?;
+    let done = rows(&file.progress())?;
     ensure!(done < ROWS as u64, "nothing was left to do");
     node.thaw()?;
     cluster.wait_until_ready("the node is thawed", &[]).await
 }
 
-/// Everything that was booked, as numbers of rows on each shard.
+/// The numbers of rows on each shard, which change with every booking.
 async fn booked(cluster: &Cluster) -> anyhow::Result<Value> {
     Ok(cluster.shardctl_json(&["verify", "--json"]).await?["shards"].clone())
 }
@@ -133,42 +133,41 @@ async fn accounts_are_opened_once_although_the_import_is_killed_and_bad_rows_are
         (*text).clone_into(&mut rows[*row]);
     }
     let expected: Vec<(u64, &str)> = bad.iter().map(|(row, _, reason)| (*row as u64 + 2, *reason)).collect();
-    let table = Table::write(&cluster, "customers.csv", "asset,id,overdraft,max_balance,metadata", &rows)?;
+    let file = ImportFile::write(&cluster, "customers.csv", "asset,id,overdraft,max_balance,metadata", &rows)?;
     let good = (ROWS - bad.len()) as u64;
 
-    // A dry run does not find what only the ledger knows: an undeclared asset, an account that exists.
-    let dry = import(&cluster, &["accounts", table.path(), "--dry-run"]).await?;
+    // A dry run does not find mistakes that only the ledger knows, such as an undeclared asset or an account that exists.
+    let dry = import(&cluster, &["accounts", file.path(), "--dry-run"]).await?;
     let summary = printed(&dry, 3)?;
-    ensure!(summary["rows"] == ROWS && summary["rejected"] == 5 && summary["dry_run"] == true, "{summary}");
-    ensure!(dry.stderr.contains("line 12: id: ") && dry.stderr.lines().count() == 5, "{}", dry.stderr);
-    ensure!(!table.progress().exists() && !table.rejected().exists(), "a dry run wrote a file");
+    expect!(summary["rows"] == ROWS && summary["rejected"] == 5 && summary["dry_run"] == true, "{summary}");
+    expect!(dry.stderr.contains("line 12: id: ") && dry.stderr.lines().count() == 5, "{}", dry.stderr);
+    ensure!(!file.progress().exists() && !file.rejected().exists(), "a dry run wrote a file");
     let client = cluster.client();
     ensure!(client.get(0, "/v1/balances").await?["data"] == json!([]), "a dry run opened an account");
 
-    killed_in_the_middle(&mut cluster, &table, &["accounts", table.path()], async |_| Ok(())).await?;
-    let resumed = import(&cluster, &["accounts", table.path()]).await?;
+    killed_in_the_middle(&mut cluster, &file, &["accounts", file.path()], async |_| Ok(())).await?;
+    let resumed = import(&cluster, &["accounts", file.path()]).await?;
     let summary = printed(&resumed, 3)?;
-    ensure!(summary["resumed_at_line"].as_u64() > Some(2), "{summary}");
+    expect!(summary["resumed_at_line"].as_u64() > Some(2), "{summary}");
     let done = summary["done"].as_u64().zip(summary["replayed"].as_u64()).map(|(done, replayed)| done + replayed);
-    ensure!(summary["rows"] == ROWS && done == Some(good) && summary["rejected"] == bad.len(), "{summary}");
-    table.rejects_are(&expected)?;
+    expect!(summary["rows"] == ROWS && done == Some(good) && summary["rejected"] == bad.len(), "{summary}");
+    file.rejects_are(&expected)?;
     let sums = client.get(0, "/v1/balances").await?;
-    ensure!(sums["data"][0]["accounts"] == good && sums["data"].as_array().map(Vec::len) == Some(1), "{sums}");
+    expect!(sums["data"][0]["accounts"] == good && sums["data"].as_array().map(Vec::len) == Some(1), "{sums}");
     let one = client.get(0, &account_path("customer-4321")).await?;
-    ensure!(one["overdraft"] == "21.50" && one["metadata"]["number"] == "4321", "{one}");
+    expect!(one["overdraft"] == "21.50" && one["metadata"]["number"] == "4321", "{one}");
 
     let before = booked(&cluster).await?;
-    let again = import(&cluster, &["accounts", table.path()]).await?;
+    let again = import(&cluster, &["accounts", file.path()]).await?;
     let summary = printed(&again, 3)?;
-    ensure!(summary["done"] == 0 && summary["replayed"] == good && summary["rejected"] == bad.len(), "{summary}");
-    ensure!(summary["resumed_at_line"].is_null(), "{summary}");
-    table.rejects_are(&expected)?;
+    expect!(summary["done"] == 0 && summary["replayed"] == good && summary["rejected"] == bad.len(), "{summary}");
+    expect!(summary["resumed_at_line"].is_null(), "{summary}");
+    file.rejects_are(&expected)?;
     ensure!(booked(&cluster).await? == before, "the second import changed something");
 
-    let nowhere = import(&cluster, &["accounts", table.path(), "--url", "http://127.0.0.1:1"]).await?;
-    ensure!(nowhere.code == Some(4), "{nowhere:?}");
-    cluster.verify().await?;
-    cluster.finish().await
+    let nowhere = import(&cluster, &["accounts", file.path(), "--url", "http://127.0.0.1:1"]).await?;
+    expect!(nowhere.code == Some(4), "{nowhere:?}");
+    cluster.verify_and_finish().await
 }
 
 const BALANCES: &str = "account,asset,amount";
@@ -188,7 +187,7 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     let opening = cluster.placement()?.account_on("s0", "opening", 0)?;
     open_account(&client, &opening, "0.00").await?;
     let accounts: Vec<String> = (0..ROWS).map(|n| format!("customer-{n},USD")).collect();
-    let customers = Table::write(&cluster, "customers.csv", "id,asset", &accounts)?;
+    let customers = ImportFile::write(&cluster, "customers.csv", "id,asset", &accounts)?;
     printed(&import(&cluster, &["accounts", customers.path()]).await?, 0)?;
 
     let amount = |n: usize| format!("{}.{:02}", n % 1_000 + 1, n % 100);
@@ -207,28 +206,28 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     rows[4000] = "customer-4000,USD,0.00".to_owned();
     let mut expected: Vec<(u64, &str)> = bad.iter().map(|(row, _, reason)| (*row as u64 + 2, *reason)).collect();
     expected.insert(0, (11, "several rows"));
-    let table = Table::write(&cluster, "balances.csv", BALANCES, &rows)?;
-    let command = ["balances", table.path(), "--from", &opening, "--name", "june"];
+    let file = ImportFile::write(&cluster, "balances.csv", BALANCES, &rows)?;
+    let command = ["balances", file.path(), "--from", &opening, "--name", "june"];
 
     let poor = import(&cluster, &command).await?;
-    ensure!(poor.code == Some(1) && poor.stderr.contains("with an overdraft of at least"), "{poor:?}");
+    expect!(poor.code == Some(1) && poor.stderr.contains("with an overdraft of at least"), "{poor:?}");
     let unlimited = json!({"overdraft": "unlimited"});
     let patched = client.call(0, Method::PATCH, &account_path(&opening), Some(&unlimited)).await?;
-    ensure!(patched.status == 200, "{}", patched.text());
+    patched.expect_status(200)?;
     let dry = printed(&import(&cluster, &[&command[..], &["--dry-run"]].concat()).await?, 3)?;
-    ensure!(dry["rejected"] == 6 && dry["empty"] == 1 && dry["sums"][0]["posted"] == "0.00", "{dry}");
+    expect!(dry["rejected"] == 6 && dry["empty"] == 1 && dry["sums"][0]["posted"] == "0.00", "{dry}");
     ensure!(client.get(0, &account_path(&opening)).await?["posted"] == "0.00", "a dry run paid");
 
-    killed_in_the_middle(&mut cluster, &table, &command, async |cluster| {
-        // Payments to the frozen shard are under way; the list says so, although that shard cannot be asked.
+    killed_in_the_middle(&mut cluster, &file, &command, async |cluster| {
+        // Payments to the frozen shard are under way. The list shows them although that shard does not answer.
         until("sagas are under way", PATIENCE, async || {
             let listed = cluster.shardctl(&["saga", "list", "--json"]).await?;
             let listed: Value = serde_json::from_str(&listed.stdout)?;
             let Some(saga) = listed["data"].as_array().and_then(|sagas| sagas.first()) else { return Ok(None) };
-            ensure!(saga["amount"].is_string() && saga["asset"] == "USD" && saga["age_s"].is_u64(), "{listed}");
+            expect!(saga["amount"].is_string() && saga["asset"] == "USD" && saga["age_s"].is_u64(), "{listed}");
             let table = cluster.shardctl(&["saga", "list"]).await?;
             let header: Vec<&str> = table.stdout.lines().next().unwrap_or_default().split_whitespace().collect();
-            ensure!(header.starts_with(&["age", "id", "state", "amount", "asset"]), "{table:?}");
+            expect!(header.starts_with(&["age", "id", "state", "amount", "asset"]), "{table:?}");
             Ok(Some(()))
         })
         .await
@@ -237,9 +236,9 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     let resumed = printed(&import(&cluster, &command).await?, 3)?;
     let skipped = expected.len() as u64 + 1;
     let done = resumed["done"].as_u64().zip(resumed["replayed"].as_u64()).map(|(done, replayed)| done + replayed);
-    ensure!(resumed["resumed_at_line"].as_u64() > Some(2), "{resumed}");
-    ensure!(resumed["rows"] == ROWS && done == Some(ROWS as u64 - skipped) && resumed["empty"] == 1, "{resumed}");
-    table.rejects_are(&expected)?;
+    expect!(resumed["resumed_at_line"].as_u64() > Some(2), "{resumed}");
+    expect!(resumed["rows"] == ROWS && done == Some(ROWS as u64 - skipped) && resumed["empty"] == 1, "{resumed}");
+    file.rejects_are(&expected)?;
 
     let left_out = |n: usize| n == 9 || n == 4000 || bad.iter().any(|(row, ..)| *row == n);
     let mut owed: BTreeMap<String, String> =
@@ -251,32 +250,37 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     );
     let cents: u64 = (0..ROWS).filter(|n| !left_out(*n)).map(|n| (n as u64 % 1_000 + 1) * 100 + n as u64 % 100).sum();
     let posted = |cents: u64| format!("{}.{:02}", cents / 100, cents % 100);
-    ensure!(resumed["sums"][0]["posted"] == posted(cents), "{resumed}");
-    ensure!(client.get(0, &account_path(&opening)).await?["posted"] == format!("-{}", posted(cents)), "the payer");
+    expect!(resumed["sums"][0]["posted"] == posted(cents), "{resumed}");
+    ensure!(
+        client.get(0, &account_path(&opening)).await?["posted"] == format!("-{}", posted(cents)),
+        "the payer should have paid each row once"
+    );
 
     let before = booked(&cluster).await?;
     let again = printed(&import(&cluster, &[&command[..], &["--restart"]].concat()).await?, 3)?;
-    ensure!(again["done"] == 0 && again["replayed"].as_u64() == done, "{again}");
+    expect!(again["done"] == 0 && again["replayed"].as_u64() == done, "{again}");
     // The refused payment to an unknown account was tried once more, and nothing else was booked.
-    ensure!(client.get(0, &account_path(&opening)).await?["posted"] == format!("-{}", posted(cents)), "the payer");
+    ensure!(
+        client.get(0, &account_path(&opening)).await?["posted"] == format!("-{}", posted(cents)),
+        "the payer should have paid each row once"
+    );
 
-    // The corrected file: the unknown account is open, a row has its amount, and a row that was paid has another amount.
+    // In the corrected file, the unknown account is open, a refused row has a valid amount, and a row that was paid has another amount.
     open_account(&client, "stranger", "0.00").await?;
     rows[500] = "customer-500,USD,1.00".to_owned();
     rows[600] = "customer-600,USD,1000000.00".to_owned();
-    table.rewrite(BALANCES, &rows)?;
-    let unnamed = import(&cluster, &["balances", table.path(), "--from", &opening]).await?;
-    ensure!(unnamed.code == Some(1) && unnamed.stderr.contains("--name june"), "{unnamed:?}");
+    file.rewrite(BALANCES, &rows)?;
+    let unnamed = import(&cluster, &["balances", file.path(), "--from", &opening]).await?;
+    expect!(unnamed.code == Some(1) && unnamed.stderr.contains("--name june"), "{unnamed:?}");
     let corrected = printed(&import(&cluster, &command).await?, 3)?;
-    ensure!(corrected["done"] == 2 && corrected["rejected"] == 6, "{corrected}");
-    let lines: Vec<u64> = table.rejects()?.iter().map(|(line, _)| *line).collect();
-    ensure!(lines == [11, 22, 602, 1502, 3502, 5000], "{lines:?}");
-    ensure!(table.rejects()?[2].1.contains("has paid with another amount"), "{:?}", table.rejects()?);
+    expect!(corrected["done"] == 2 && corrected["rejected"] == 6, "{corrected}");
+    let lines: Vec<u64> = file.rejects()?.iter().map(|(line, _)| *line).collect();
+    expect!(lines == [11, 22, 602, 1502, 3502, 5000], "{lines:?}");
+    expect!(file.rejects()?[2].1.contains("has paid with another amount"), "{:?}", file.rejects()?);
     owed.insert("customer-500".to_owned(), "1.00".to_owned());
     ensure!(holdings(&cluster.shardctl_json(&list).await?) == owed, "a corrected file paid something twice");
     let payer = client.get(0, &account_path(&opening)).await?;
-    ensure!(payer["posted"] == format!("-{}", posted(cents + 800)), "{payer}");
+    expect!(payer["posted"] == format!("-{}", posted(cents + 800)), "{payer}");
     ensure!(booked(&cluster).await? != before, "the corrected rows were not booked");
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }

@@ -1,5 +1,5 @@
-//! The data folder of a local cluster as operators treat it: moved, copied, or with an unmounted volume. No payment
-//! is executed twice, and a copy never touches the original.
+//! Tests of the data folder of a local cluster as operators treat it: moved, copied, or with an unmounted volume. No payment may be
+//! executed twice, and a copy must never touch the original.
 
 use std::{
     fs,
@@ -14,14 +14,14 @@ use serde_json::json;
 use testkit::{
     client::{Answer, Client, account_path},
     cluster::{Cluster, Member, Output, Placement, RECOVERY, Status},
-    history::ASSET,
+    history::{ASSET, payment_body},
     process::Process,
     wait::until,
-    workload::open_account,
+    workload::open_payer_and_payee,
 };
 use uuid::Uuid;
 
-/// How long the supervisor or a router may take to notice a change.
+/// The time within which the supervisor or a router must notice a change.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Two accounts on two shards, and one payment between them.
@@ -34,9 +34,7 @@ struct Payment {
 impl Payment {
     async fn make(cluster: &Cluster) -> anyhow::Result<Self> {
         let (client, placement): (_, Placement) = (cluster.client(), cluster.placement()?);
-        let (from, to) = (placement.account_on("s0", "alice", 0)?, placement.account_on("s1", "bob", 0)?);
-        open_account(&client, &from, "unlimited").await?;
-        open_account(&client, &to, "0.00").await?;
+        let (from, to) = open_payer_and_payee(&client, &placement, ("s0", "alice"), ("s1", "bob")).await?;
         let payment = Self { from, to, id: Uuid::now_v7() };
         ensure!(payment.send(&client, payment.id, "12.34").await? == 201);
         Ok(payment)
@@ -48,27 +46,27 @@ impl Payment {
     }
 
     async fn order(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<Answer> {
-        let order = json!({"id": id, "debit": self.from, "credit": self.to, "amount": amount, "asset": ASSET});
+        let order = payment_body(id, &self.from, &self.to, amount);
         Ok(client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?)
     }
 
-    /// Checks that the payment took effect once: resent, it is answered from its stored result.
+    /// Checks that the payment took effect once. It is sent again and must be answered from its stored result.
     async fn is_there_once(&self, client: &Client) -> anyhow::Result<()> {
         let again = self.order(client, self.id, "12.34").await?;
-        ensure!(again.status == 200 && again.is_replay(), "{} {}", again.status, again.text());
+        expect!(again.status == 200 && again.is_replay(), "{} {}", again.status, again.text());
         self.has_received(client, "12.34").await
     }
 
     async fn has_received(&self, client: &Client, amount: &str) -> anyhow::Result<()> {
         let answer = client.call(0, Method::GET, &account_path(&self.to), None).await?;
-        ensure!(answer.json()?["posted"] == amount, "{}", answer.text());
+        expect!(answer.json()?["posted"] == amount, "{}", answer.text());
         Ok(())
     }
 }
 
 /// Checks that the command failed and that its output contains each of the words.
 fn refused(output: &Output, words: &[&str]) -> anyhow::Result<()> {
-    ensure!(output.code == Some(1), "{output:?}");
+    expect!(output.code == Some(1), "{output:?}");
     says(&output.stderr, words)
 }
 
@@ -102,32 +100,31 @@ async fn a_moved_folder_starts_and_keeps_its_ports_and_balances() -> anyhow::Res
     says(&up.stderr, &["moved from", text(&first)])?;
     up.successful()?;
     cluster.refresh_status().await?;
-    ensure!(cluster.status().is_ready() && cluster.status().routers[0].url == before, "{:?}", cluster.status());
+    expect!(cluster.status().is_ready() && cluster.status().routers[0].url == before, "{:?}", cluster.status());
     ensure!(cluster.status().copy_of.is_none() && !first.exists());
     payment.is_there_once(&cluster.client()).await?;
 
-    // The folder is moved while the cluster runs: `up` starts nothing beside it, and `down` finds the processes.
+    // The folder is moved while the cluster runs. `up` starts no second cluster, and `down` finds the processes.
     let running = processes(&cluster);
-    ensure!(running.len() == 6, "{running:?}");
+    expect!(running.len() == 6, "{running:?}");
     cluster.move_to(&first)?;
     refused(&cluster.shardctl(&["up"]).await?, &["while its cluster ran", "shardctl down"])?;
     ensure!(running.iter().all(|process| process.is_alive()));
     cluster.shardctl(&["down"]).await?.successful()?;
-    ensure!(!running.iter().any(|process| process.is_alive()), "{running:?}");
+    expect!(!running.iter().any(|process| process.is_alive()), "{running:?}");
     cluster.up().await?;
 
-    // The same without the supervisor: the processes it left behind have the former paths.
+    // The same happens without the supervisor. The processes that it left behind have the former paths.
     let running = processes(&cluster);
     let supervisor = cluster.status().supervisor_pid.and_then(Process::of).context("no supervisor")?;
     supervisor.kill().await?;
     cluster.move_to(&first.with_extension("again"))?;
     refused(&cluster.shardctl(&["up"]).await?, &["while its cluster ran", "shardctl down"])?;
     cluster.shardctl(&["down"]).await?.successful()?;
-    ensure!(!running.iter().any(|process| process.is_alive()), "{running:?}");
+    expect!(!running.iter().any(|process| process.is_alive()), "{running:?}");
     cluster.up().await?;
     payment.is_there_once(&cluster.client()).await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +133,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     let payment = Payment::make(&cluster).await?;
     let original = cluster.data_dir().to_owned();
 
-    // A copy taken while the databases ran.
+    // This copy is taken while the databases run.
     let torn = cluster.copy().await?;
     let up = torn.shardctl(&["up"]).await?;
     refused(&up, &["postmaster.pid", "torn", "copy it again", text(&original), text(torn.data_dir())])?;
@@ -155,7 +152,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     // Until its first start the copy has no addresses of its own, and no command uses those of the original.
     refused(&copy.shardctl(&["verify"]).await?, &["is a copy of", text(&original)])?;
     let status = copy.status().await?;
-    ensure!(status.copy_of.as_deref() == Some(&original) && status.pids().is_empty(), "{status:?}");
+    expect!(status.copy_of.as_deref() == Some(&original) && status.pids().is_empty(), "{status:?}");
     copy.shardctl(&["down"]).await?.successful()?;
 
     let config = copy.data_dir().join("config").join("s0.toml");
@@ -168,16 +165,16 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     let shown = copy.shardctl(&["status"]).await?.successful()?;
     says(&shown, &[&format!("copy of {}", text(&original))])?;
     let status = copy.status().await?;
-    ensure!(status.copy_of.as_deref() == Some(&original) && status.is_ready(), "{status:?}");
+    expect!(status.copy_of.as_deref() == Some(&original) && status.is_ready(), "{status:?}");
     ensure!(status.map_version == cluster.status().map_version + 1);
     for (ours, theirs) in status.shards.iter().zip(&cluster.status().shards) {
         ensure!(ours.postgres_port != theirs.postgres_port && ours.node_url != theirs.node_url);
         let server = ours.postgres_pid.context("no server")?;
         let runs_in = fs::read_link(format!("/proc/{server}/cwd"))?;
-        ensure!(runs_in == copy.data_dir().join("pg").join(&ours.id), "{}", runs_in.display());
+        expect!(runs_in == copy.data_dir().join("pg").join(&ours.id), "{}", runs_in.display());
     }
 
-    // Payments from before the copy are in both clusters; a later payment is in one only.
+    // Payments from before the copy are in both clusters. A later payment is in one of them.
     let (ours, theirs) = (client_of(&status), cluster.client());
     payment.is_there_once(&ours).await?;
     ensure!(payment.send(&ours, Uuid::now_v7(), "1.00").await? == 201);
@@ -236,10 +233,9 @@ async fn a_database_restored_from_an_older_copy_starts_only_after_its_loss_is_ac
     // The credit side is in s1. The same id, sent again, restores the debit side and credits nothing.
     let client = cluster.client();
     let again = payment.send(&client, missing, "1.00").await?;
-    ensure!(again == 201 || again == 200, "{again}");
+    expect!(again == 201 || again == 200, "{again}");
     payment.has_received(&client, "13.34").await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,7 +264,7 @@ async fn a_database_folder_that_is_missing_or_foreign_is_refused_and_never_creat
     payment.is_there_once(&cluster.client()).await?;
     cluster.down().await?;
 
-    // `up` while the volume of one shard is not mounted.
+    // `up` is refused while the volume of one shard is not mounted.
     let missing = ["shard s1", text(&s1), "is missing or empty", "held a ledger", "mount or restore", "down --wipe"];
     fs::rename(&s1, &aside)?;
     refused(&cluster.shardctl(&["up"]).await?, &missing)?;
@@ -296,7 +292,7 @@ async fn a_database_folder_that_is_missing_or_foreign_is_refused_and_never_creat
     refused(&cluster.shardctl(&["up"]).await?, &foreign)?;
     swap()?;
 
-    // The description is lost: no new cluster is created over the databases.
+    // Without the cluster's description, `up` must not create a new cluster over the databases.
     let description = cluster.data_dir().join("cluster.json");
     let kept = fs::read(&description)?;
     fs::remove_file(&description)?;
@@ -305,8 +301,7 @@ async fn a_database_folder_that_is_missing_or_foreign_is_refused_and_never_creat
     fs::write(&description, kept)?;
     cluster.up().await?;
     payment.is_there_once(&cluster.client()).await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,7 +334,7 @@ async fn variables_of_postgresql_in_the_shell_change_nothing() -> anyhow::Result
     cluster.finish().await
 }
 
-/// The folder that the link to databases elsewhere leads to.
+/// The folder to which the link to databases elsewhere leads.
 fn home_of(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let databases = fs::read_link(data_dir.join("pg")).context("the databases are not elsewhere")?;
     Ok(databases.parent().context("no folder around the databases")?.to_owned())
@@ -369,7 +364,7 @@ async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> an
     ensure!(home_of(cluster.data_dir())? == home);
     says(&fs::read_to_string(&marker)?, &[text(cluster.data_dir())])?;
 
-    // Copied to where the first folder was, so that the home's name is already taken.
+    // The copy goes to where the first folder was, so that the home's name is already taken.
     let copy = cluster.copy_to(&private.join("first")).await?;
     let up = copy.shardctl(&["up"]).await?;
     refused(&up, &["without databases", text(&home), text(cluster.data_dir()), text(copy.data_dir()), "cp -a"])?;
@@ -378,7 +373,7 @@ async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> an
     ensure!(processes(&cluster).len() == 6);
     payment.is_there_once(&cluster.client()).await?;
 
-    // Run the commands that the refusal names.
+    // The test runs the commands that the refusal names.
     cluster.down().await?;
     let command = up.stderr.lines().find(|line| line.trim().starts_with("cp -a")).context("no command")?;
     ensure!(Command::new("sh").arg("-c").arg(command).status()?.success());
@@ -416,17 +411,17 @@ async fn requests_right_after_up_are_served() -> anyhow::Result<()> {
             cluster.up().await?;
         }
         let client = cluster.client();
-        // One attempt each, immediately.
+        // Each request is sent once, immediately.
         for router in 0..2 {
             for id in &accounts {
                 let body = json!({"id": id, "asset": ASSET, "overdraft": "unlimited"});
                 let answer = client.call(router, Method::POST, "/v1/accounts", Some(&body)).await?;
-                ensure!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
+                expect!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
             }
         }
     }
 
-    ensure!(cluster.status().is_ready(), "{:?}", cluster.status());
+    expect!(cluster.status().is_ready(), "{:?}", cluster.status());
     cluster.process(Member::Node(1))?.freeze().await?;
     let status = until("the routers miss the frozen node", NOTICED_WITHIN, async || {
         let status = Status::parse(&cluster.shardctl(&["status", "--json"]).await?.stdout)?;
@@ -434,8 +429,8 @@ async fn requests_right_after_up_are_served() -> anyhow::Result<()> {
     })
     .await?;
     let [served, frozen] = status.shards.as_slice() else { bail!("{status:?}") };
-    ensure!(served.reads && served.writes && served.cause.is_none(), "{served:?}");
-    ensure!(!frozen.reads && !frozen.writes && frozen.cause.is_some(), "{frozen:?}");
+    expect!(served.reads && served.writes && served.cause.is_none(), "{served:?}");
+    expect!(!frozen.reads && !frozen.writes && frozen.cause.is_some(), "{frozen:?}");
     ensure!(!status.is_ready() && status.routers.iter().all(|router| router.writes == "some"));
     cluster.process(Member::Node(1))?.thaw()?;
     cluster.wait_until_ready("the node is served again", &[]).await?;

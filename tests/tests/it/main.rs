@@ -1,6 +1,13 @@
-//! The cluster as a whole: real processes, real PostgreSQL, real faults, and the same audit at the end of each.
+//! Tests of the whole cluster, with real processes, real PostgreSQL and real faults. Each test ends with the same audit.
 //!
-//! Each test that leaves something to chance prints its seed; `SEED=… cargo nextest run -p integration-tests` repeats it.
+//! Each test that draws something at random prints its seed. `SEED=… cargo nextest run -p integration-tests` repeats it.
+
+/// [`anyhow::ensure`] for a condition that explains itself. The error has the condition, which was expected, and the values that were seen.
+macro_rules! expect {
+    ($expected:expr, $($seen:tt)+) => {
+        anyhow::ensure!($expected, "expected {}, but saw {}", stringify!($expected), format_args!($($seen)+))
+    };
+}
 
 mod chaos;
 mod commands;

@@ -1,4 +1,4 @@
-//! What operators see of a cluster: metrics, alerts, dashboards and the log.
+//! Tests of what operators see of a cluster: metrics, alerts, dashboards and the log.
 
 mod log;
 mod queries;
@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
 use http::Method;
-use serde_json::json;
 use testkit::{
     client::Client,
     cluster::{Cluster, Placement},
-    history::ASSET,
+    history::{ASSET, payment_body},
     node::Folder,
     router::{Router, RouterConfig},
     wait::until,
@@ -28,8 +27,8 @@ async fn two_accounts(cluster: &Cluster) -> anyhow::Result<(String, String)> {
     open_account(&client, &bank, "unlimited").await?;
     open_account(&client, &alice, "0.00").await?;
     open_account(&client, &bob, "0.00").await?;
-    let funds = json!({"id": Uuid::now_v7(), "debit": bank, "credit": alice, "amount": "10.00", "asset": ASSET});
-    ensure!(client.call(0, Method::POST, "/v1/transfers", Some(&funds)).await?.status == 201);
+    let funds = payment_body(Uuid::now_v7(), &bank, &alice, "10.00");
+    client.call(0, Method::POST, "/v1/transfers", Some(&funds)).await?.expect_status(201)?;
     Ok((alice, bob))
 }
 
@@ -44,11 +43,11 @@ async fn posted_rejected_and_replayed_transfers_are_counted_apart() -> anyhow::R
     let (source_before, destination_before) =
         (Exposition::fetch(source).await?, Exposition::fetch(destination).await?);
 
-    let paid = json!({"id": Uuid::now_v7(), "debit": alice, "credit": bob, "amount": "4.00", "asset": ASSET});
-    let too_much = json!({"id": Uuid::now_v7(), "debit": alice, "credit": bob, "amount": "400.00", "asset": ASSET});
+    let paid = payment_body(Uuid::now_v7(), &alice, &bob, "4.00");
+    let too_much = payment_body(Uuid::now_v7(), &alice, &bob, "400.00");
     for (order, status) in [(&paid, 201), (&paid, 200), (&too_much, 422), (&too_much, 422)] {
         let answer = client.call(0, Method::POST, "/v1/transfers", Some(order)).await?;
-        ensure!(answer.status == status, "{}", answer.text());
+        expect!(answer.status == status, "{}", answer.text());
     }
 
     let after = Exposition::fetch(router).await?;
@@ -99,7 +98,7 @@ async fn the_breaker_gauge_says_what_readyz_says() -> anyhow::Result<()> {
     std::fs::write(&file, map.to_toml())?;
     let router = Router::start(&RouterConfig::write(&folder, "router", &file, "")?).await?;
 
-    // The breaker closes and opens by itself, so the two are compared only if its state is the same before and after.
+    // The breaker closes and opens by itself, so the test compares the two only if the breaker's state is the same before and after.
     until("the breaker is open by /readyz and by the metrics", std::time::Duration::from_secs(30), async || {
         let breaker = |ready: &serde_json::Value| ready["degraded"][0]["breaker"].clone();
         let before = breaker(&router.admin(Method::GET, "/readyz?verbose").await?.json()?);
@@ -143,7 +142,7 @@ impl Exposition {
     pub async fn fetch(admin_url: &str) -> anyhow::Result<Self> {
         let url = format!("{admin_url}/metrics");
         let answer = Client::new(Vec::new()).request(Method::GET, &url, None).await?;
-        ensure!(answer.status == 200, "{url}: {}", answer.text());
+        expect!(answer.status == 200, "{url}: {}", answer.text());
         Self::parse(&answer.text())
     }
 
@@ -164,17 +163,17 @@ impl Exposition {
     }
 
     fn sample(&mut self, line: &str) -> anyhow::Result<()> {
-        let (series, value) = line.rsplit_once(' ').context("no value")?;
+        let (series, value) = line.rsplit_once(' ').context("the line has no value")?;
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let mut found = BTreeMap::new();
         // No label of this product has a comma or a quote in its value.
         for pair in labels.trim_end_matches('}').split(',').filter(|pair| !pair.is_empty()) {
-            let (label, value) = pair.split_once('=').context("no label")?;
+            let (label, value) = pair.split_once('=').context("the label has no value")?;
             found.insert(label.to_owned(), value.trim_matches('"').to_owned());
         }
         let parts = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
         let family = parts.filter(|of| self.families.contains_key(*of)).unwrap_or(name);
-        let family = self.families.get_mut(family).context("no type")?;
+        let family = self.families.get_mut(family).context("the metric has no type")?;
         family.labels.extend(found.keys().filter(|label| *label != "le").cloned());
         self.samples.push(Sample { name: name.to_owned(), labels: found, value: value.parse()? });
         Ok(())

@@ -1,9 +1,9 @@
-//! Slots move between shards under load. The clients notice nothing, and nothing is lost.
+//! Tests of moves of slots between shards under load. The clients must notice nothing, and nothing may be lost.
 
 mod crash_matrix;
 pub mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use testkit::{
@@ -12,7 +12,7 @@ use testkit::{
     database,
     seed::{Random, Seed},
     wait::until,
-    workload::{Accounts, Load, Mix, open_account},
+    workload::{Load, Mix, open_account},
 };
 use wire::MoveWishes;
 
@@ -38,8 +38,7 @@ fn finish() -> MoveWishes {
 async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     let seed = Seed::announce("moves");
     let cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     load.goes_on(100).await?;
 
     // The slots move to s1, s0 is cleaned up, and another move brings them back.
@@ -52,15 +51,14 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     back.until("taken").await?;
     load.goes_on(50).await?;
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
-    ensure!(summary.cross_shard > 100 && summary.holds >= 10, "too little was done: {summary:?}");
+    ensure!(summary.cross_shard > 100 && summary.holds >= 10, "the load was too small: {summary:?}");
     for movement in [&there, &back] {
         let progress = movement.progress().await?;
         eprintln!("moves: {progress}");
-        ensure!(progress["bookings"].as_u64() > Some(100), "{progress}");
+        expect!(progress["bookings"].as_u64() > Some(100), "{progress}");
     }
     back.wish(finish()).await?;
     back.until("finished").await?;
@@ -73,8 +71,7 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
 async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
     let seed = Seed::announce("reversed moves");
     let cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     load.goes_on(50).await?;
 
     let none = MoveWishes::default;
@@ -89,9 +86,8 @@ async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
     third.wish(finish()).await?;
     third.until("finished").await?;
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s0", HALF).await?;
     cluster.finish().await
@@ -101,8 +97,7 @@ async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
 async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     let seed = Seed::announce("moves given up");
     let cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     load.goes_on(50).await?;
 
     let abort = || MoveWishes { abort: Some(true), ..Default::default() };
@@ -113,8 +108,11 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
         let movement = Movement::start_as(&cluster, "s0", "s1", HALF, wishes, None).await?;
         movement.until(phase).await?;
         if phase != "aborted" {
-            let refused = Movement::start(&cluster, "s0", "s1", (5000, 5000)).await.err().context("two at once")?;
-            ensure!(refused.to_string().contains(&movement.id.to_string()), "{refused}");
+            let refused = Movement::start(&cluster, "s0", "s1", (5000, 5000))
+                .await
+                .err()
+                .context("a second move at the same time was not refused")?;
+            expect!(refused.to_string().contains(&movement.id.to_string()), "{refused}");
             load.goes_on(20).await?;
             if phase == "copying" {
                 // The row of a saga whose first booking was written after the last page of the journal was copied.
@@ -135,19 +133,18 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     load.goes_on(20).await?;
     back.wish(abort()).await?;
     back.until("aborted").await?;
-    // One that is given up before it has copied anything must not make the next one copy again what is here.
+    // A reversal that is given up before it has copied anything must not make the next one copy again what the shard has.
     let paused = MoveWishes { paused: Some(true), ..Default::default() };
     let back = Movement::start_as(&cluster, "s1", "s0", HALF, paused, Some(there.id)).await?;
     back.wish(abort()).await?;
     back.until("aborted").await?;
     let back = Movement::start_as(&cluster, "s1", "s0", HALF, MoveWishes::default(), Some(there.id)).await?;
     back.until("taken").await?;
-    // The move cannot be given up any more.
+    // The move can no longer be given up.
     ensure!(back.wish(abort()).await.is_err());
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     cluster.finish().await
 }
@@ -186,18 +183,17 @@ async fn a_cent_changed_by_hand_keeps_the_slots_where_they_are() -> anyhow::Resu
     let compared = cluster.shardctl(&["move", "verify", "--json"]).await?;
     ensure!(compared.code == Some(3), "a difference is a violation: {compared:?}");
     let said: serde_json::Value = serde_json::from_str(&compared.stdout)?;
-    ensure!(said["difference"].as_str().is_some_and(|why| why.contains(&alice)), "{said}");
+    expect!(said["difference"].as_str().is_some_and(|why| why.contains(&alice)), "{said}");
     database::run(target, &format!("UPDATE account SET posted = posted - 1 WHERE id = '{alice}'")).await?;
     until("both sides agree", Duration::from_secs(20), async || {
         let compared = cluster.shardctl(&["move", "verify"]).await?;
         Ok((compared.code == Some(0)).then_some(()))
     })
     .await?;
-    ensure!(movement.status().await?.phase == "catching up", "a comparison is no cut-over");
+    ensure!(movement.status().await?.phase == "catching up", "the comparison must not cut over");
     movement.wish(MoveWishes { hold_cutover: Some(false), ..Default::default() }).await?;
     movement.until("taken").await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,8 +201,7 @@ async fn whatever_is_killed_a_move_goes_on() -> anyhow::Result<()> {
     let seed = Seed::announce("moves under kills");
     let mut random = seed.random();
     let mut cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut random).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut random, &seed, MIX).await?;
     load.goes_on(50).await?;
 
     let victims = [Member::Node(0), Member::Node(1), Member::Postgres(0), Member::Postgres(1)];
@@ -232,9 +227,8 @@ async fn whatever_is_killed_a_move_goes_on() -> anyhow::Result<()> {
         direction.reverse();
     }
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     eprintln!("the clients were answered\n{}", history.answers());
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s1", HALF).await?;
     cluster.finish().await
@@ -251,49 +245,47 @@ fn shuffled(members: &[Member], random: &mut Random) -> Vec<Member> {
 async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     let seed = Seed::announce("an added shard");
     let mut cluster = Cluster::start(2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
     let comment = "# The operator's own remark.\n";
     let map = cluster.shard_map_path();
     std::fs::write(&map, format!("{comment}{}", std::fs::read_to_string(&map)?))?;
     let plan = cluster.data_dir().join("log").join("plan.toml");
-    let plan = plan.to_str().context("a path that is no text")?;
+    let plan = plan.to_str().context("the path is not UTF-8")?;
 
     cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
     let planned = cluster.shardctl_json(&["move", "plan", "--balance", "-o", plan, "--json"]).await?;
-    ensure!(planned["plan"]["move"].as_array().is_some_and(|moves| moves.len() == 2), "{planned}");
+    expect!(planned["plan"]["move"].as_array().is_some_and(|moves| moves.len() == 2), "{planned}");
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--json"]).await?;
-    ensure!(applied["next"][0].as_str().is_some_and(|next| next.starts_with("shardctl move finish")), "{applied}");
+    expect!(applied["next"][0].as_str().is_some_and(|next| next.starts_with("shardctl move finish")), "{applied}");
     let again = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
-    ensure!(again["moves"][0]["phase"] == "finished", "{again}");
+    expect!(again["moves"][0]["phase"] == "finished", "{again}");
     let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
-    ensure!(shards["shards"][2]["slots"].as_u64() > Some(0), "{shards}");
+    expect!(shards["shards"][2]["slots"].as_u64() > Some(0), "{shards}");
     let text = std::fs::read_to_string(&map)?;
-    ensure!(text.starts_with(comment) && text.contains("version = 4"), "{text}");
+    expect!(text.starts_with(comment) && text.contains("version = 4"), "{text}");
     let report = cluster.shardctl_json(&["move", "report", "--json"]).await?;
     let routers = &report["routers"];
-    // No operation waits in a router if the source's lane answers only after the target has taken the slots.
-    ensure!(
+    // The count may be zero, because no operation waits in a router if the source's lane answers only after the target has taken the slots.
+    expect!(
         routers["waited"].is_u64() && routers["replayed"] == routers["waited"] && routers["refused"] == 0,
         "{report}"
     );
 
     let refused = cluster.shardctl(&["shard", "remove", "s2"]).await?;
-    ensure!(refused.code == Some(3) && refused.stdout.contains("accounts"), "{refused:?}");
+    expect!(refused.code == Some(3) && refused.stdout.contains("accounts"), "{refused:?}");
     cluster.shardctl(&["shard", "drain", "s2"]).await?.successful()?;
     let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
-    ensure!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
+    expect!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
 
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     cluster.refresh_status().await?;
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s2", (0, 16_383)).await?;
 
     cluster.shardctl(&["shard", "remove", "s2"]).await?.successful()?;
     let text = std::fs::read_to_string(&map)?;
-    ensure!(text.starts_with(comment) && text.contains("[[removed]]\nid = \"s2\""), "{text}");
+    expect!(text.starts_with(comment) && text.contains("[[removed]]\nid = \"s2\""), "{text}");
     until("the processes of the shard are stopped", Duration::from_secs(60), async || {
         Ok((cluster.refresh_status().await?.shards.len() == 2 && cluster.status().is_ready()).then_some(()))
     })

@@ -1,5 +1,5 @@
-//! One shard-node and its database: messages lost between them, two nodes on one shard, and databases that a node
-//! must not serve.
+//! Tests of one shard-node and its database: messages that are lost between them, two nodes on one shard, and databases that a node must
+//! not serve.
 //!
 //! The tests share one PostgreSQL server (`testkit::shared`). Each test has its own database and starts its own nodes.
 
@@ -23,18 +23,18 @@ use uuid::Uuid;
 const MAP: &str = "cluster = \"0190d7c0-0000-7000-8000-00000000c1a5\"\nversion = 1\n[[shard]]\nid = \"s0\"\nnumber = 0\nnodes = [\"http://127.0.0.1:1\"]\nslots = [\"0-16383\"]\n";
 
 /// The PostgreSQL server and the folder of a test.
-struct Place {
+struct NodeFixture {
     postgres: Postgres,
     folder: Folder,
 }
 
-impl Place {
+impl NodeFixture {
     async fn new() -> anyhow::Result<Self> {
         let folder = Folder::create()?;
         Ok(Self { postgres: shared::postgres(&folder).await?, folder })
     }
 
-    /// The URL of a new, empty database. A test that runs again on the same server gets another one.
+    /// Creates an empty database and returns its URL. A test that runs again on the same server gets another database.
     async fn empty_database(&self, name: &str) -> anyhow::Result<String> {
         self.postgres.create_database(&format!("{name}_{}", Uuid::now_v7().simple()), "").await
     }
@@ -47,12 +47,12 @@ impl Place {
         Ok(config)
     }
 
-    /// The configuration of another node in front of the same shard.
+    /// Writes the configuration of another node in front of the same shard.
     fn another_node(&self, name: &str, url: &str) -> anyhow::Result<NodeConfig> {
         NodeConfig::write(&self.folder, name, "s0", url)
     }
 
-    /// Where PostgreSQL listens.
+    /// The address of PostgreSQL.
     fn postgres(&self) -> SocketAddr {
         self.postgres.address()
     }
@@ -65,8 +65,8 @@ async fn open_pair(node: &Node, payer: &str, payee: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Checks the books of one database: entries balance, chains have no gaps, and all rows are the fold of the journal.
-/// (`shardctl verify` also checks what holds between shards.)
+/// Checks the books of one database. Entries must balance, chains must have no gaps, and all rows must be the fold of the journal.
+/// (`shardctl verify` also checks the rules between shards.)
 async fn books_are_sound(url: &str) -> anyhow::Result<()> {
     rebuilds(url).await
 }

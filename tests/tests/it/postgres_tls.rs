@@ -1,11 +1,12 @@
-//! Connections to a PostgreSQL that takes TLS only: the lane's own session and the pools of sqlx check its certificate alike.
+//! Tests of connections to a PostgreSQL that accepts TLS only. The lane's own session and the pools of sqlx must check its certificate in
+//! the same way.
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use ledger::Limit;
 use pg_session::{ConnectOptions, Session};
 use shard_database::DatabaseUrl;
@@ -17,17 +18,16 @@ use testkit::{
     programs::program,
 };
 
-/// Makes an authority with `shardctl`, and a certificate for a server at `host`.
+/// Makes an authority with `shardctl`, and a certificate for a server at `host`. Returns their folder.
 fn authority(folder: &Folder, name: &str, host: &str) -> anyhow::Result<PathBuf> {
     let tls = folder.path().join(name);
     let made =
         Command::new(program("shardctl")?).args(["tls", "init", "--router", host, "--dir"]).arg(&tls).output()?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    // Another user may run the server's clients; only its own files are secret.
+    expect!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     Ok(tls)
 }
 
-/// Connects with both libraries. Each gives whether it got a connection, or its error.
+/// Connects with both libraries. Returns the result of each.
 async fn connect(url: &str) -> anyhow::Result<[Result<(), String>; 2]> {
     let session = Session::connect(&ConnectOptions::from_url(url)?).await.map_err(|error| error.to_string());
     let pooled = PgConnection::connect_with(&DatabaseUrl::new(url)?.connect_options()).await;
@@ -61,22 +61,22 @@ async fn both_libraries_check_the_certificate_of_the_database_alike() -> anyhow:
         ("127.0.0.1", "sslmode=prefer".to_owned()),
     ] {
         let connected = connect(&url(host, &parameters)).await?;
-        ensure!(connected.iter().all(Result::is_ok), "{host} {parameters}: {connected:?}");
+        expect!(connected.iter().all(Result::is_ok), "{host} {parameters}: {connected:?}");
     }
     for (host, parameters, reason) in [
-        // The certificate is for localhost.
+        // The certificate is for localhost, not for this address.
         ("127.0.0.1", format!("sslmode=verify-full&{}", root(&own)), "not valid for name"),
         ("localhost", format!("sslmode=verify-full&{}", root(&other)), "UnknownIssuer"),
         ("localhost", format!("sslmode=verify-ca&{}", root(&other)), "UnknownIssuer"),
         ("localhost", format!("sslmode=require&{}", root(&other)), "UnknownIssuer"),
-        // Public authorities have not signed it.
+        // No public authority has signed the certificate.
         ("localhost", "sslmode=verify-full".to_owned(), "UnknownIssuer"),
         ("localhost", "sslmode=verify-full&sslrootcert=/absent.pem".to_owned(), "No such file"),
         ("localhost", "sslmode=disable".to_owned(), "pg_hba.conf rejects"),
     ] {
         let refused = connect(&url(host, &parameters)).await?;
         let says = |it: &Result<(), String>| it.as_ref().is_err_and(|error| error.contains(reason));
-        ensure!(refused.iter().all(says), "{host} {parameters}: {refused:?}");
+        expect!(refused.iter().all(says), "{host} {parameters}: {refused:?}");
     }
     Ok(())
 }
@@ -108,13 +108,13 @@ async fn every_session_of_a_node_is_encrypted_and_a_wrong_certificate_keeps_it_f
                     JOIN pg_stat_ssl USING (pid) WHERE usename = 'shardledger'";
     let encrypted = server.ask("postgres", sessions).await?;
     let (with, all) = encrypted.split_once(" of ").context("no sessions")?;
-    // The lane, the fold and the pool of reads.
-    ensure!(with == all && all.parse::<u32>()? >= 3, "{encrypted}");
+    // The node has at least the sessions of the lane, the fold and the pool of reads.
+    expect!(with == all && all.parse::<u32>()? >= 3, "{encrypted}");
     drop(running);
 
     // The host is not in the certificate.
     let wrong = NodeConfig::write(&folder, "wrong", "s0", &verified.replace("localhost", "127.0.0.1"))?;
     let said = Node::start_refused(&wrong).await?;
-    ensure!(said.contains("not valid for name"), "{said}");
+    expect!(said.contains("not valid for name"), "{said}");
     Ok(())
 }

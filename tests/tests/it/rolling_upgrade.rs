@@ -1,5 +1,6 @@
-//! Every node and every router is replaced under load, in the order of `docs/operations/upgrade.md`. `SHARDLEDGER_OLD_BIN` names the folder of
-//! the programs of the version before (`make upgrade-test`). Without it, old and new are the same programs: the test is a rolling restart.
+//! Replaces every node and every router under load, in the order of `docs/operations/upgrade.md`. `SHARDLEDGER_OLD_BIN` names the folder of
+//! the programs of the version before (`make upgrade-test`). Without it, old and new are the same programs, and the test is a rolling
+//! restart.
 
 mod clients;
 mod programs;
@@ -18,15 +19,15 @@ use testkit::{
     process::Process,
     seed::Seed,
     wait::until,
-    workload::{Accounts, Load, Mix},
+    workload::{Load, Mix},
 };
 
 use clients::{OldOrders, OtherClients};
-use programs::{Place, Programs, commits, migrate};
+use programs::{Programs, ServiceProcess, commits, migrate};
 
 const SHARDS: u16 = 2;
 const ROUTERS: u16 = 2;
-/// A client's deadline. It is longer than any wait on an idle machine; the test prints the longest one.
+/// A client's deadline. It is longer than any wait on an idle machine. The test prints the longest wait.
 const DEADLINE: Duration = Duration::from_secs(10);
 const MIX: Mix = Mix {
     single_clients: 4,
@@ -36,14 +37,14 @@ const MIX: Mix = Mix {
     gives_up: false,
     request_timeout: DEADLINE,
 };
-/// Requests that clients bring to their end between two replacements.
+/// The number of requests that end between two replacements.
 const BETWEEN: usize = 150;
-/// Operations of a shard, and answers of a router, while both versions run.
+/// The number of operations of each shard, and of answers of each router, while both versions run.
 const OF_EACH_VERSION: u32 = 20;
-/// How long a busy machine may take for that.
+/// The time that a busy machine may take for these operations and answers.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a client may be answered while no node of a shard runs, because the database is migrated: nothing was executed, or a transfer to
-/// another shard waits for that shard.
+/// The answers that a client may get while no node of a shard runs, because the database is migrated. They say that nothing was executed,
+/// or that a transfer to another shard waits for that shard.
 const WHILE_A_SHARD_MIGRATES: [&str; 4] =
     ["503 shard_unavailable", "202", "item failed shard_unavailable", "item pending"];
 
@@ -59,9 +60,8 @@ async fn nodes_and_routers_are_replaced_under_load_and_no_client_gets_an_error()
     let cluster = Cluster::start_from(programs.folder(), &["--nodes", "2"], SHARDS, ROUTERS).await?;
     let client = Arc::new(cluster.client().with_timeout(DEADLINE).behind_gateway());
     let migrates = !migrate(&cluster, 0, "--dry-run").await?.is_empty();
-    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
     let old = Arc::new(OldOrders::place(&cluster).await?);
-    let load = Load::start_through(&client, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start_through(&client, &cluster, 6, &mut seed.random(), &seed, MIX).await?;
     let others = OtherClients::start(&cluster, &client, &old).await?;
 
     let mut upgrade = Upgrade { cluster, programs, client: Arc::clone(&client), migrates };
@@ -70,7 +70,6 @@ async fn nodes_and_routers_are_replaced_under_load_and_no_client_gets_an_error()
 
     let mut history = load.finish().await?;
     let seen = others.finish().await?;
-    history.records.extend(opening.records);
     history.records.extend(old.history().records.iter().cloned());
     history.lives.extend(old.history().lives.iter().cloned());
     history.records.extend(seen.history.records);
@@ -115,7 +114,7 @@ impl Upgrade {
         self.programs.install_new()?;
 
         self.nodes(0).await?;
-        // Both versions of nodes serve, and the other one of routers.
+        // Nodes of both versions serve, behind routers of the old version.
         self.runs_two_versions(&old).await?;
         self.nodes_serve().await?;
         for shard in 1..self.cluster.status().shards.len() {
@@ -123,23 +122,23 @@ impl Upgrade {
         }
         self.runs_two_versions(&old).await?;
         self.goes_on(BETWEEN).await?;
-        self.replace(Place::Router(0)).await?;
+        self.replace(ServiceProcess::Router(0)).await?;
         self.runs_two_versions(&old).await?;
         self.routers_serve().await?;
         for router in 1..self.cluster.status().routers.len() {
-            self.replace(Place::Router(router)).await?;
+            self.replace(ServiceProcess::Router(router)).await?;
         }
         let after = commits(&self.client, self.cluster.status()).await?;
         ensure!(
             self.programs.are_same || !after.values().any(|commit| *commit == old),
-            "not all are replaced: {after:?}"
+            "every process should be of the new version: {after:?}"
         );
         self.goes_on(BETWEEN).await
     }
 
     /// Replaces both nodes of a shard.
     async fn nodes(&mut self, shard: usize) -> anyhow::Result<()> {
-        let (first, second) = (Place::FirstNode(shard), Place::SecondNode(shard));
+        let (first, second) = (ServiceProcess::FirstNode(shard), ServiceProcess::SecondNode(shard));
         if !self.migrates {
             self.replace(second).await?;
             return self.replace(first).await;
@@ -159,50 +158,54 @@ impl Upgrade {
     }
 
     async fn migrate_stopped(&self, shard: usize, status: &Status) -> anyhow::Result<String> {
-        tokio::try_join!(Place::FirstNode(shard).stop(status), Place::SecondNode(shard).stop(status))?;
+        tokio::try_join!(
+            ServiceProcess::FirstNode(shard).stop(status),
+            ServiceProcess::SecondNode(shard).stop(status)
+        )?;
         migrate(&self.cluster, shard, "--apply").await
     }
 
-    async fn replace(&mut self, place: Place) -> anyhow::Result<()> {
+    async fn replace(&mut self, place: ServiceProcess) -> anyhow::Result<()> {
         let former = place.process(self.cluster.refresh_status().await?)?;
         place.replace(&self.client, self.cluster.status()).await?;
         ensure!(place.process(self.cluster.refresh_status().await?)? != former, "{place:?} is not replaced");
         self.goes_on(BETWEEN).await
     }
 
-    /// Processes of both versions run.
+    /// Checks that processes of both versions run.
     async fn runs_two_versions(&self, old: &str) -> anyhow::Result<()> {
         if self.programs.are_same {
             return Ok(());
         }
         let commits = commits(&self.client, self.cluster.status()).await?;
         let (of_old, of_new) = commits.iter().partition::<Vec<_>, _>(|(_, commit)| *commit == old);
-        let places = |of: &[(&Place, &String)]| of.iter().map(|(place, _)| format!("{place:?}")).collect::<Vec<_>>();
+        let places =
+            |of: &[(&ServiceProcess, &String)]| of.iter().map(|(place, _)| format!("{place:?}")).collect::<Vec<_>>();
         eprintln!("  {old}: {}; the new version: {}", places(&of_old).join(", "), places(&of_new).join(", "));
-        ensure!(!of_old.is_empty() && !of_new.is_empty(), "one version runs: {commits:?}");
+        ensure!(!of_old.is_empty() && !of_new.is_empty(), "processes of both versions should run: {commits:?}");
         Ok(())
     }
 
-    /// The nodes of each shard carry out operations.
+    /// Waits until the nodes of each shard have executed [`OF_EACH_VERSION`] more operations.
     async fn nodes_serve(&self) -> anyhow::Result<()> {
-        let carried_out = async || {
+        let executed = async || {
             let (client, status) = (&self.client, self.cluster.status());
             let mut operations = Vec::new();
             for shard in 0..status.shards.len() {
-                let first = Place::FirstNode(shard).operations(client, status).await?;
-                operations.push(first + Place::SecondNode(shard).operations(client, status).await?);
+                let first = ServiceProcess::FirstNode(shard).operations(client, status).await?;
+                operations.push(first + ServiceProcess::SecondNode(shard).operations(client, status).await?);
             }
             anyhow::Ok(operations)
         };
-        let before = carried_out().await?;
-        until("the nodes of each shard carry out operations", PATIENCE, async || {
-            let now = carried_out().await?;
+        let before = executed().await?;
+        until("the nodes of each shard execute operations", PATIENCE, async || {
+            let now = executed().await?;
             Ok(now.iter().zip(&before).all(|(now, before)| now - before >= OF_EACH_VERSION.into()).then_some(()))
         })
         .await
     }
 
-    /// Each router answers clients.
+    /// Waits until each router has given [`OF_EACH_VERSION`] more answers.
     async fn routers_serve(&self) -> anyhow::Result<()> {
         let before = self.client.tally();
         until("each router answers clients", PATIENCE, async || {
@@ -213,7 +216,7 @@ impl Upgrade {
         .await
     }
 
-    /// So many more requests come to their end.
+    /// Waits until this many more requests have ended.
     async fn goes_on(&self, requests: usize) -> anyhow::Result<()> {
         let target = self.client.tally().requests() + requests;
         until("the load goes on", PATIENCE, async || Ok((self.client.tally().requests() >= target).then_some(())))

@@ -1,9 +1,9 @@
-//! Random sequences of requests, played to a ledger in memory (`crates/model`) and to a real cluster. Every answer must be the same,
-//! and so must the final state.
+//! Random sequences of requests are played to a ledger in memory (`crates/model`) and to a real cluster. Every answer must be the same, and
+//! so must the final state.
 //!
-//! A sequence has accounts of its own, so that many are played at once. A sequence that differs is shortened as far as possible and
-//! printed line by line. `SEQUENCES` says how many are played, half of them on one shard and half on three; `SEED` repeats a
-//! run, and `ONLY` one sequence of it.
+//! Each sequence has its own accounts, so that many are played at the same time. A sequence that differs is shortened as far as possible
+//! and printed line by line. `SEQUENCES` is their number, half on one shard and half on three. `SEED` repeats a run, and `ONLY` one
+//! sequence of it.
 
 mod command;
 mod compare;
@@ -28,22 +28,22 @@ use testkit::{cluster::Cluster, seed::Seed};
 
 use self::{
     command::{Sequence, sequences},
-    play::{Outcome, Stage, play},
+    play::{Outcome, SharedState, play},
     tally::{EXPIRED_IN_TIME, EXPIRED_LATE, OPENED_SO, Tally},
 };
 
-/// Sequences on both clusters together, unless the environment says otherwise.
+/// The number of sequences on both clusters together, unless the environment sets another.
 const SEQUENCES: usize = 2_000;
-/// Sequences that are played at once: so many that each commit has operations of several.
+/// The number of sequences that are played at the same time. It is so large that each commit has operations of several.
 const AT_ONCE: usize = 48;
-/// A run of at least this many sequences sees each of [`ANSWERS`]. A run of five times as many sees each of [`RARE_ANSWERS`].
+/// A run of at least this many sequences must see each of [`ANSWERS`]. A run of five times as many must see each of [`RARE_ANSWERS`].
 const ENOUGH: usize = 800;
-/// How often a sequence is played again that could not be decided because the machine was slow.
+/// How often a sequence is played if the machine is too slow to decide it.
 const TRIES: usize = 4;
 /// The time limit of a request on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Answers that a run must have seen: those that the contract has for accounts, holds and transfers and that need no fault.
+/// Answers that a run must see. They are the contract's answers about accounts, holds and transfers that need no fault.
 const ANSWERS: &[&str] = &[
     "GET holds 200 captured",
     "GET holds 200 expired",
@@ -184,7 +184,7 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     };
 
     let cluster = Cluster::start(shards, 2).await?;
-    let stage = Stage {
+    let shared = SharedState {
         client: cluster.client().with_timeout(TIMEOUT),
         placement: cluster.placement()?,
         shards: shards.into(),
@@ -194,7 +194,7 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
     let played = numbers.len();
     let mut outcomes = stream::iter(numbers)
-        .map(async |number| (number, play_until_decided(&stage, &source, number).await))
+        .map(async |number| (number, play_until_decided(&shared, &source, number).await))
         .buffer_unordered(AT_ONCE);
     let (mut undecided, mut differing) = (Vec::new(), None);
     while let Some((number, outcome)) = outcomes.next().await {
@@ -210,17 +210,17 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     drop(outcomes);
     if let Some((number, how)) = differing {
         eprintln!("sequence {number} differs:\n{how}\nlooking for a shorter one");
-        let shortest = shortest(&stage, &source, number).await?.unwrap_or(how);
+        let shortest = shortest(&shared, &source, number).await?.unwrap_or(how);
         anyhow::bail!("sequence {number} differs (ONLY={number} repeats it), in short:\n{shortest}");
     }
     eprintln!(
         "{name}: {played} sequences in {:.1?}, {} undecided\n{}",
         begun.elapsed(),
         undecided.len(),
-        stage.tally
+        shared.tally
     );
     ensure!(undecided.len() * 100 <= played, "{} sequences are undecided, such as {}", undecided.len(), undecided[0]);
-    let (in_time, late) = (stage.tally.of(EXPIRED_IN_TIME), stage.tally.of(EXPIRED_LATE));
+    let (in_time, late) = (shared.tally.of(EXPIRED_IN_TIME), shared.tally.of(EXPIRED_LATE));
     ensure!(late <= in_time / 5 + 1, "{late} holds expired late, {in_time} in time");
     let mut wanted = Vec::new();
     if played >= ENOUGH {
@@ -230,26 +230,25 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     if played >= 5 * ENOUGH {
         wanted.extend(RARE_ANSWERS);
     }
-    let unseen = stage.tally.unseen(&wanted);
+    let unseen = shared.tally.unseen(&wanted);
     ensure!(unseen.is_empty(), "never answered: {unseen:#?}");
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
-/// Plays a sequence again, each time with other account names, so that nothing is left of the time before.
-async fn play_until_decided(stage: &Stage, source: &Source, number: usize) -> anyhow::Result<Outcome> {
+/// Plays a sequence until it is decided, each time with other account names, so that earlier attempts have no effect.
+async fn play_until_decided(shared: &SharedState, source: &Source, number: usize) -> anyhow::Result<Outcome> {
     let sequence = source.sequence(number);
-    let mut outcome = play(stage, &sequence).await?;
+    let mut outcome = play(shared, &sequence).await?;
     for _ in 1..TRIES {
         if !matches!(outcome, Outcome::Undecided(_)) {
             break;
         }
-        outcome = play(stage, &sequence).await?;
+        outcome = play(shared, &sequence).await?;
     }
     Ok(outcome)
 }
 
-/// How long a shorter sequence is searched for.
+/// The time for which a shorter sequence is searched.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All sequences of a run, by number.
@@ -280,13 +279,13 @@ impl Source {
     }
 }
 
-/// Shortens a sequence as long as a difference is left. Gives the difference of the shortest one.
-pub async fn shortest(stage: &Stage, source: &Source, number: usize) -> anyhow::Result<Option<String>> {
+/// Shortens a sequence while it differs, and returns the difference of the shortest one.
+pub async fn shortest(shared: &SharedState, source: &Source, number: usize) -> anyhow::Result<Option<String>> {
     let mut tree = source.tree(number);
     let mut shortest = None;
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
-        let more = match play(stage, &tree.current()).await? {
+        let more = match play(shared, &tree.current()).await? {
             Outcome::Differs(how) => {
                 shortest = Some(how);
                 tree.simplify()

@@ -1,8 +1,8 @@
-//! `shardctl up --standby` and `shardctl shard failover`: a shard's stand-by becomes its primary under load, and the former primary
-//! its stand-by, there and back. The audit compares every answer with the databases. Then a failover under adverse conditions: interrupted at each step, with two nodes for
-//! each shard, and with a stand-by that lacks what the primary has.
+//! Tests of `shardctl up --standby` and `shardctl shard failover`. Under load, a shard's stand-by becomes its primary and the former
+//! primary its stand-by, and back again. The audit compares every answer with the databases. Other tests interrupt a failover at each step,
+//! have two nodes for each shard, and have a stand-by that lacks what the primary has.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use testkit::{
@@ -11,7 +11,7 @@ use testkit::{
     database,
     seed::Seed,
     wait::{section, until},
-    workload::{Accounts, Load, Mix, open_account, try_open_account},
+    workload::{Load, Mix, open_account, try_open_account},
 };
 
 const SHARD: &str = "s0";
@@ -33,31 +33,29 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
     let mut cluster = Cluster::start_with_standbys("sync", 2, 1).await?;
     for shard in &cluster.status().shards {
         let standby = shard.standby.as_ref().context("no stand-by")?;
-        ensure!((standby.mode.as_str(), standby.state.as_str()) == ("sync", "streaming"), "{standby:?}");
+        expect!((standby.mode.as_str(), standby.state.as_str()) == ("sync", "streaming"), "{standby:?}");
     }
     let before = ports(&cluster)?;
     let (primary, standby) = before[0];
-    let (accounts, opening) = Accounts::open(&cluster, 4, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 4, &mut seed.random(), &seed, MIX).await?;
 
     let would = cluster.shardctl_json(&["shard", "failover", SHARD, "--dry-run", "--json"]).await?;
-    ensure!(
+    expect!(
         would["dry_run"] == true && would["primary_port"] == standby && would["bytes_behind"].is_number(),
         "{would}"
     );
     let refused = cluster.shardctl(&["shard", "failover", SHARD]).await?;
-    ensure!(refused.code == Some(NOT_CONFIRMED), "{refused:?}");
+    expect!(refused.code == Some(NOT_CONFIRMED), "{refused:?}");
     cluster.refresh_status().await?;
     ensure!(ports(&cluster)? == before, "something changed without a confirmation");
 
     section("there", fails_over(&mut cluster, "there", (standby, primary))).await?;
     section("back", fails_over(&mut cluster, "back", (primary, standby))).await?;
-    let mut history = load.finish().await?;
-    history.records.extend(opening.records);
+    let history = load.finish().await?;
     eprintln!("shard_failover: the clients were answered\n{}", history.answers());
     eprintln!("shard_failover: {:?}", audit(&cluster, &history).await?);
     let lost = cluster.shardctl(&["reconcile", "--json"]).await?;
-    ensure!(lost.code == Some(0), "something was lost: {lost:?}");
+    ensure!(lost.code == Some(0), "the failover should lose nothing: {lost:?}");
 
     section("down and up", async {
         cluster.down().await?;
@@ -74,21 +72,21 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
 async fn a_cluster_keeps_the_standbys_that_it_was_created_with() -> anyhow::Result<()> {
     let cluster = Cluster::start(1, 1).await?;
     let refused = cluster.shardctl(&["up", "--standby", "async"]).await?;
-    ensure!(refused.code == Some(1) && refused.stderr.contains("was created without stand-bys"), "{refused:?}");
+    expect!(refused.code == Some(1) && refused.stderr.contains("was created without stand-bys"), "{refused:?}");
     let refused = cluster.shardctl(&["shard", "failover", SHARD, "--dry-run"]).await?;
-    ensure!(refused.code == Some(1) && refused.stderr.contains("shard s0 has no stand-by"), "{refused:?}");
+    expect!(refused.code == Some(1) && refused.stderr.contains("shard s0 has no stand-by"), "{refused:?}");
     cluster.finish().await
 }
 
 async fn fails_over(cluster: &mut Cluster, name: &str, expected: (u16, u16)) -> anyhow::Result<()> {
     let done = cluster.shardctl_json(&["shard", "failover", SHARD, "--yes", "--json"]).await?;
-    ensure!(done["ready"] == true && done["primary_port"] == expected.0, "{done}");
-    let aside = done["former_folder"].as_str().context("no folder of the former primary")?;
-    ensure!(std::path::Path::new(aside).join("PG_VERSION").exists(), "{aside} is not there");
+    expect!(done["ready"] == true && done["primary_port"] == expected.0, "{done}");
+    let aside = done["former_folder"].as_str().with_context(|| format!("expected former_folder in {done}"))?;
+    ensure!(std::path::Path::new(aside).join("PG_VERSION").exists(), "{aside} does not exist");
     cluster.refresh_status().await?;
-    ensure!(ports(cluster)?[0] == expected, "{:?}", cluster.status());
+    expect!(ports(cluster)?[0] == expected, "{:?}", cluster.status());
     let standby = cluster.status().shards[0].standby.as_ref().context("no stand-by")?;
-    ensure!(standby.state == "streaming", "{standby:?}");
+    expect!(standby.state == "streaming", "{standby:?}");
     let (client, placement) = (cluster.client().with_timeout(MIX.request_timeout), cluster.placement()?);
     let id = placement.account_on(SHARD, name, 0)?;
     until("the shard takes writes", NOTICED_WITHIN, async || {
@@ -100,26 +98,25 @@ async fn fails_over(cluster: &mut Cluster, name: &str, expected: (u16, u16)) -> 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The steps of a failover in their order. The failover of one shard is interrupted at each of them.
 const STEPS: [&str; 4] = ["stop", "set_aside", "promote", "rebuild"];
-/// Ends `shardctl` at a step.
+/// The variable that ends `shardctl` at a step.
 const ABORT: &str = "SHARDLEDGER_FAILOVER_ABORT";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_that_was_interrupted_at_any_step_is_finished_or_undone() -> anyhow::Result<()> {
     let seed = Seed::announce("interrupted failover");
     let mut cluster = Cluster::start_with_standbys("async", 4, 1).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 8, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 8, &mut seed.random(), &seed, MIX).await?;
     let before = ports(&cluster)?;
     section("interrupted before a step, then run again", async {
         for (shard, step) in STEPS.iter().enumerate() {
             interrupt(&cluster, shard, step, "before").await?;
             let id = format!("s{shard}");
             let done = cluster.shardctl_json(&["shard", "failover", &id, "--yes", "--json"]).await?;
-            ensure!(done["ready"] == true, "{step}: {done}");
+            expect!(done["ready"] == true, "{step}: {done}");
         }
         cluster.refresh_status().await?;
         let exchanged: Vec<(u16, u16)> = before.iter().map(|(primary, standby)| (*standby, *primary)).collect();
-        ensure!(ports(&cluster)? == exchanged, "{:?}", cluster.status());
+        expect!(ports(&cluster)? == exchanged, "{:?}", cluster.status());
         all_stream(&cluster)
     })
     .await?;
@@ -131,8 +128,7 @@ async fn a_failover_that_was_interrupted_at_any_step_is_finished_or_undone() -> 
         cluster.down().await?;
         cluster.up().await?;
         // Until the failovers are finished or undone, the clients cannot get a definite answer.
-        let mut history = load.finish().await?;
-        history.records.extend(opening.records);
+        let history = load.finish().await?;
         let found = ports(&cluster)?;
         ensure!(found[0] == before[0], "the failover of s0 had promoted nothing and is undone: {found:?}");
         for shard in 1..STEPS.len() {
@@ -150,26 +146,24 @@ async fn a_failover_that_was_interrupted_at_any_step_is_finished_or_undone() -> 
 async fn a_shard_with_two_nodes_and_an_asynchronous_standby_survives_each_kind_of_failure() -> anyhow::Result<()> {
     let seed = Seed::announce("two nodes and a standby");
     let mut cluster = Cluster::start_with_options(&["--nodes", "2", "--standby", "async"], 2, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 6, &mut seed.random(), &seed, MIX).await?;
     let before = ports(&cluster)?;
     let failover = ["shard", "failover", "s0", "--yes", "--json"];
     section("the active node is killed, and the database fails over", async {
         cluster.kill(Member::Node(0)).await?;
         let done = cluster.shardctl_json(&failover).await?;
-        ensure!(done["ready"] == true && done["primary_port"] == before[0].1, "{done}");
+        expect!(done["ready"] == true && done["primary_port"] == before[0].1, "{done}");
         cluster.wait_until_ready("both nodes are back", &[]).await
     })
     .await?;
     section("back", async {
         let done = cluster.shardctl_json(&failover).await?;
-        ensure!(done["ready"] == true && done["primary_port"] == before[0].0, "{done}");
+        expect!(done["ready"] == true && done["primary_port"] == before[0].0, "{done}");
         cluster.refresh_status().await.map(drop)
     })
     .await?;
     section("the primary is killed", cluster.kill_and_recover(&[Member::Postgres(0), Member::Node(1)])).await?;
-    let mut history = load.finish().await?;
-    history.records.extend(opening.records);
+    let history = load.finish().await?;
     eprintln!("two nodes and a standby: {:?}", audit(&cluster, &history).await?);
     section("the folder of a stand-by is gone after a crash", async {
         let gone = cluster.data_dir().join("pg/s1.second").canonicalize()?;
@@ -212,11 +206,11 @@ async fn an_asynchronous_standby_that_lacks_payments_is_not_promoted_unless_the_
 
     let refused = cluster.shardctl(&["shard", "failover", "s0", "--yes"]).await?;
     for part in ["the stand-by of shard s0 lacks ", " bytes of the log in ", "Nothing was changed", "--accept-loss"] {
-        ensure!(refused.code == Some(1) && refused.stderr.contains(part), "{refused:?}");
+        expect!(refused.code == Some(1) && refused.stderr.contains(part), "{refused:?}");
     }
     let would = ["shard", "failover", "s0", "--accept-loss", "--dry-run", "--json"];
     let would = cluster.shardctl_json(&would).await?;
-    ensure!(would["bytes_behind"].as_u64().is_some_and(|bytes| bytes > 0), "{would}");
+    expect!(would["bytes_behind"].as_u64().is_some_and(|bytes| bytes > 0), "{would}");
     cluster.refresh_status().await?;
     ensure!(ports(&cluster)? == before, "the roles were exchanged: {:?}", cluster.status());
 

@@ -1,4 +1,4 @@
-//! A test or a runner that is killed leaves nothing behind. All other tests rely on that.
+//! Tests that a killed test or runner leaves nothing behind. All other tests rely on that.
 
 use std::{
     fs,
@@ -29,9 +29,9 @@ async fn a_test_killed_with_its_cluster_up_leaves_no_process_and_no_folder() -> 
     });
     let words = words.await?.context("the victim ended before its cluster was up")?;
     let mut words = words.split(' ');
-    let folder = PathBuf::from(words.next().context("no folder")?);
+    let folder = PathBuf::from(words.next().context("the victim did not print its folder")?);
     let processes: Vec<Process> = words.filter_map(|pid| Process::of(pid.parse().ok()?)).collect();
-    ensure!(folder.is_dir() && processes.len() == 4, "{folder:?} {processes:?}");
+    expect!(folder.is_dir() && processes.len() == 4, "{folder:?} {processes:?}");
 
     victim.process().kill().await?;
     all_gone(&folder, &processes).await?;
@@ -61,7 +61,7 @@ async fn a_killed_runner_leaves_no_cluster_that_its_tests_shared() -> anyhow::Re
 async fn a_killed_runner_leaves_no_postgresql_server_that_its_tests_shared() -> anyhow::Result<()> {
     ends_with_its_runner(Fixture::Postgresql, async |data| {
         let text = fs::read_to_string(data.join("postmaster.pid"))?;
-        Ok(vec![text.lines().next().context("no process id")?.parse()?])
+        Ok(vec![text.lines().next().context("the PostgreSQL has no process id")?.parse()?])
     })
     .await
 }
@@ -91,7 +91,7 @@ async fn ends_with_its_runner(
     })
     .await??;
     let processes: Vec<Process> = pids(&data).await?.into_iter().filter_map(Process::of).collect();
-    ensure!(data.is_dir() && !processes.is_empty(), "{data:?} {processes:?}");
+    expect!(data.is_dir() && !processes.is_empty(), "{data:?} {processes:?}");
 
     runner.process().kill().await?;
     all_gone(&data, &processes).await

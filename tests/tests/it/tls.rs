@@ -1,4 +1,4 @@
-//! A cluster with HTTPS and mutual TLS (`docs/operations/tls.md`).
+//! Tests of a cluster with HTTPS and mutual TLS (`docs/operations/tls.md`).
 
 use std::{
     path::Path,
@@ -22,7 +22,7 @@ use testkit::{
     node,
     seed::Seed,
     wait::until,
-    workload::{Accounts, Load, Mix, open_account},
+    workload::{Load, Mix, open_account},
 };
 use tokio::task::JoinSet;
 use wire::convert::operation_to_wire;
@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<()> {
     let seed = Seed::announce("tls");
     let mut cluster = Cluster::start_with_options(&["--tls"], 2, 2).await?;
-    ensure!(
+    expect!(
         cluster.status().routers.iter().all(|router| router.url.starts_with("https://")),
         "{:?}",
         cluster.status()
@@ -51,54 +51,51 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
 
     // A client without TLS is told what to do, and one that does not trust the authority refuses the router.
     let answer = Client::new(vec![plain.clone()]).call(0, Method::GET, "/v1/accounts", None).await?;
-    ensure!(answer.status == 400 && answer.text().contains("HTTPS"), "{} {}", answer.status, answer.text());
+    expect!(answer.status == 400 && answer.text().contains("HTTPS"), "{} {}", answer.status, answer.text());
     let stranger = Client::new(vec![url]).call(0, Method::GET, "/v1/accounts", None).await;
     let Err(error) = stranger else { bail!("a client without the authority was answered: {stranger:?}") };
-    ensure!(error.not_sent && error.reason.contains("UnknownIssuer"), "{error}");
+    expect!(error.not_sent && error.reason.contains("UnknownIssuer"), "{error}");
 
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    // A new shard is added: `init` asks the nodes of the other shards, and slots move from node to node.
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
+    // A new shard is added. `init` asks the nodes of the other shards, and slots move from node to node.
     cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
     let plan = cluster.data_dir().join("log").join("plan.toml");
-    let plan = plan.to_str().context("a path that is no text")?;
+    let plan = plan.to_str().context("the path is not UTF-8")?;
     cluster.shardctl_json(&["move", "plan", "--balance", "-o", plan, "--json"]).await?;
     cluster.shardctl_json(&["move", "apply", plan, "--json"]).await?;
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
-    ensure!(applied["moves"][0]["phase"] == "finished", "{applied}");
-    let mut history = load.finish().await?;
+    expect!(applied["moves"][0]["phase"] == "finished", "{applied}");
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     cluster.refresh_status().await?;
     let summary = audit(&cluster, &history).await?;
-    ensure!(summary.cross_shard > 20, "too little was done: {summary:?}");
+    ensure!(summary.cross_shard > 20, "the load was too small: {summary:?}");
 
     // These commands talk to routers and to nodes.
     cluster.shardctl(&["account", "list"]).await?.successful()?;
     until("the cluster agrees", PATIENCE, async || {
         let doctor = cluster.shardctl(&["doctor"]).await?;
-        ensure!(doctor.code == Some(0), "{doctor:?}");
+        expect!(doctor.code == Some(0), "{doctor:?}");
         Ok(Some(()))
     })
     .await?;
     let refused = cluster.shardctl(&["account", "list", "--url", &plain]).await?;
-    ensure!(refused.code == Some(1) && refused.stderr.contains("https://"), "{refused:?}");
+    expect!(refused.code == Some(1) && refused.stderr.contains("https://"), "{refused:?}");
     let shown = cluster.shardctl_json(&["tls", "show", "--json"]).await?;
     let names: Vec<&str> =
         shown["certificates"].as_array().into_iter().flatten().filter_map(|it| it["name"].as_str()).collect();
-    ensure!(names == ["ca", "https", "node", "operator", "router"], "{shown}");
+    expect!(names == ["ca", "https", "node", "operator", "router"], "{shown}");
 
-    // Everything is there after a restart.
+    // A restart keeps everything.
     cluster.down().await?;
     cluster.up().await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
-/// Certificates of another authority, with the names of the cluster's own.
+/// Makes certificates of another authority with the names of the cluster's own.
 async fn strangers(cluster: &Cluster) -> anyhow::Result<std::path::PathBuf> {
     let folder = cluster.data_dir().join("tls").join("strangers");
-    let dir = folder.to_str().context("a path that is no text")?;
+    let dir = folder.to_str().context("the path is not UTF-8")?;
     cluster.shardctl(&["tls", "init", "--dir", dir]).await?.successful()?;
     Ok(folder)
 }
@@ -147,17 +144,17 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ("plaintext", None, "takes TLS only"),
         ("stranger", Some(mutual(&strangers, "router", &own)?), "does not trust"),
         ("suspicious", Some(mutual(&strangers, "router", &strangers)?), "is of no authority in"),
-        // This certificate is of the cluster's authority, for the listener of routers and not for calls.
+        // The cluster's authority has signed this certificate for the listener of routers and not for calls.
         ("listener", Some(mutual(&own, "web", &own)?), "refuses"),
     ] {
         let refused = open_by_rpc(url, tls.as_ref(), account).await?;
         let Err(said) = refused else { bail!("{account}: the node has executed the operation") };
-        ensure!(said.contains(url) && said.contains(reason), "{account}: {said}");
+        expect!(said.contains(url) && said.contains(reason), "{account}: {said}");
         let answer = http.call(0, Method::GET, &account_path(account), None).await?;
-        ensure!(answer.status == 404, "{account}: {} {}", answer.status, answer.text());
+        expect!(answer.status == 404, "{account}: {} {}", answer.status, answer.text());
     }
 
-    // Only routers may call now, so the name in the node's own certificate is not on the list.
+    // Now only routers may call, so the name in the node's own certificate is not allowed.
     let config = cluster.data_dir().join("config").join("s0.toml");
     let text = std::fs::read_to_string(&config)?;
     let list = text.lines().find(|line| line.starts_with("callers")).context("no callers")?.to_owned();
@@ -171,8 +168,8 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
     .await?;
     let refused = open_by_rpc(url, Some(&mutual(&own, "node", &own)?), "name").await?;
     let Err(said) = refused else { bail!("the node has executed the operation") };
-    ensure!(said.contains("node.shardledger.internal") && said.contains("(router.shardledger.internal)"), "{said}");
-    ensure!(http.call(0, Method::GET, &account_path("name"), None).await?.status == 404);
+    expect!(said.contains("node.shardledger.internal") && said.contains("(router.shardledger.internal)"), "{said}");
+    http.call(0, Method::GET, &account_path("name"), None).await?.expect_status(404)?;
 
     // The node names the caller and the reason.
     let log = std::fs::read_to_string(cluster.data_dir().join("log").join("s0.log"))?;
@@ -186,7 +183,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
     cluster.finish().await
 }
 
-/// `/readyz?verbose` of a router.
+/// Returns the answer of a router's `/readyz?verbose`.
 async fn readiness(cluster: &Cluster) -> anyhow::Result<Value> {
     let url = format!("{}/readyz?verbose", cluster.status().routers[0].admin_url);
     Client::new(Vec::new()).request(Method::GET, &url, None).await?.json()
@@ -196,8 +193,7 @@ async fn readiness(cluster: &Cluster) -> anyhow::Result<Value> {
 async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyhow::Result<()> {
     let seed = Seed::announce("tls renewal");
     let mut cluster = Cluster::start_with_options(&["--tls"], 2, 1).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let load = Load::start(&cluster, 12, &mut seed.random(), &seed, MIX).await?;
 
     // The connections of the load stay open. These clients connect for each request.
     let urls: Vec<String> = cluster.status().routers.iter().map(|router| router.url.clone()).collect();
@@ -229,9 +225,8 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     while let Some(ended) = visitors.join_next().await {
         ended??;
     }
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     history.has_no_error()?;
-    history.records.extend(opening.records);
     audit(&cluster, &history).await?;
 
     // New connections between all processes work with the new certificates.
@@ -239,7 +234,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     cluster.kill_and_recover(&members).await?;
     audit(&cluster, &history).await?;
 
-    // A key that is not the certificate's is refused, and the certificate in use stays in use.
+    // A key that does not belong to the certificate is refused, and the former pair stays in use.
     let key = cluster.tls_dir().join("https.key");
     let good = std::fs::read(&key)?;
     std::fs::copy(cluster.tls_dir().join("node.key"), &key)?;

@@ -1,4 +1,5 @@
-//! Traces: what a router and nodes send to a collector of OTLP, and what they do without one and with a dead one (`docs/adr/0019`).
+//! Tests of traces: the spans that a router and nodes send to a collector of OTLP, and their behaviour without a collector and with a dead
+//! one (`docs/adr/0019`).
 
 mod collector;
 
@@ -6,15 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use http::Method;
-use serde_json::json;
 use testkit::{
     client::Answer,
     cluster::Cluster,
-    history::ASSET,
+    history::payment_body,
     node::Folder,
     router::{Router, RouterConfig},
     wait::until,
-    workload::open_account,
+    workload::open_payer_and_payee,
 };
 use uuid::Uuid;
 
@@ -22,23 +22,20 @@ use self::collector::{Collector, Recorded};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const GATEWAY: &str = "b7ad6b7169203331";
-/// For what takes less than a second on an idle machine.
+/// The time limit for events that take less than a second on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A service that ends waits for the collector for three seconds; the rest is for a busy machine.
+/// The time within which a service must end. It waits for the collector for three seconds. A busy machine may need the rest.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Two accounts on different shards; the first one may pay without limit.
+/// Opens two accounts on different shards. The first one may pay without limit.
 async fn two_accounts(cluster: &Cluster) -> anyhow::Result<(String, String)> {
     let (client, placement) = (cluster.client(), cluster.placement()?);
-    let (alice, bob) = (placement.account_on("s0", "alice", 0)?, placement.account_on("s1", "bob", 0)?);
-    open_account(&client, &alice, "unlimited").await?;
-    open_account(&client, &bob, "0.00").await?;
-    Ok((alice, bob))
+    open_payer_and_payee(&client, &placement, ("s0", "alice"), ("s1", "bob")).await
 }
 
-/// Pays 4.00, with this `traceparent`.
+/// Pays 4.00 with this `traceparent`.
 async fn pay(url: &str, from: &str, to: &str, id: Uuid, traceparent: Option<&str>) -> anyhow::Result<Answer> {
-    let order = json!({"id": id, "debit": from, "credit": to, "amount": "4.00", "asset": ASSET});
+    let order = payment_body(id, from, to, "4.00");
     let client = testkit::client::Client::new(Vec::new());
     let headers: Vec<_> = traceparent.map(|text| ("traceparent", text)).into_iter().collect();
     let url = format!("{url}/v1/transfers");
@@ -63,22 +60,22 @@ async fn one_trace_goes_from_the_gateway_through_the_router_to_the_commits_of_tw
     for _ in 0..2 {
         let unsampled = format!("00-{}-{GATEWAY}-00", Uuid::now_v7().simple());
         let answer = pay(&router.url(), &alice, &bob, Uuid::now_v7(), Some(&unsampled)).await?;
-        ensure!(answer.status == 201, "{}", answer.text());
+        answer.expect_status(201)?;
     }
     let id = Uuid::now_v7();
     let answer = pay(&router.url(), &alice, &bob, id, Some(&format!("00-{TRACE}-{GATEWAY}-01"))).await?;
-    ensure!(answer.status == 201, "{}", answer.text());
+    answer.expect_status(201)?;
 
-    // reserve, decide, settle: each is a call with its wait, a batch, and the three parts of the batch.
+    // The saga has three steps: reserve, decide and settle. Each is a call with its wait, a batch, and the three parts of the batch.
     let spans = collector.has(1 + 3 * (2 + 4)).await?;
     let strange: Vec<_> = spans.iter().filter(|span| span.trace != TRACE).collect();
-    ensure!(strange.is_empty(), "spans of other traces: {strange:?}");
+    ensure!(strange.is_empty(), "spans of other traces arrived: {strange:?}");
     let within = |parent: &Recorded, name: &str| {
         spans.iter().filter(|span| span.parent == parent.id && span.name == name).collect::<Vec<_>>()
     };
 
     let request = collector::only(spans.iter().filter(|span| span.parent == GATEWAY).collect())?;
-    ensure!(request.name == "POST /v1/transfers" && request.service == "shardledger-router", "{request:?}");
+    expect!(request.name == "POST /v1/transfers" && request.service == "shardledger-router", "{request:?}");
     let transfer = id.to_string();
     for (key, value) in [
         ("http.request.method", "POST"),
@@ -89,29 +86,29 @@ async fn one_trace_goes_from_the_gateway_through_the_router_to_the_commits_of_tw
         ensure!(request.attribute(key) == Some(value), "{key} is not {value}: {request:?}");
     }
     let request_id = answer.headers["x-request-id"].to_str()?;
-    ensure!(request.attribute("shardledger.request_id") == Some(request_id), "{request:?}");
+    expect!(request.attribute("shardledger.request_id") == Some(request_id), "{request:?}");
 
     for (shard, steps) in [("s0", 2), ("s1", 1)] {
         let calls = within(request, &format!("call {shard}"));
         ensure!(calls.len() == steps, "{} calls of {shard}, not {steps}: {spans:?}", calls.len());
         for call in calls {
-            ensure!(call.service == "shardledger-router" && request.begun <= call.begun, "{call:?}");
+            expect!(call.service == "shardledger-router" && request.begun <= call.begun, "{call:?}");
             collector::only(within(call, "queue"))?;
             let batch = collector::only(within(call, "batch"))?;
-            ensure!(batch.service == "shardledger-node" && batch.shard.as_deref() == Some(shard), "{batch:?}");
+            expect!(batch.service == "shardledger-node" && batch.shard.as_deref() == Some(shard), "{batch:?}");
             let parts: Vec<&Recorded> = ["queue", "decide", "commit"]
                 .into_iter()
                 .map(|part| collector::only(within(batch, part)))
                 .collect::<anyhow::Result<_>>()?;
             ensure!(parts.iter().all(|part| part.lies_in(batch)), "{parts:?} of {batch:?}");
-            ensure!(parts.is_sorted_by_key(|part| part.begun), "{parts:?}");
+            expect!(parts.is_sorted_by_key(|part| part.begun), "{parts:?}");
         }
     }
 
-    // What a trace must not have.
+    // A trace must not have accounts, amounts or metadata.
     for span in &spans {
         for secret in [alice.as_str(), bob.as_str(), "4.00"] {
-            ensure!(!span.attributes.iter().any(|(_, value)| value.contains(secret)), "{secret}: {span:?}");
+            expect!(!span.attributes.iter().any(|(_, value)| value.contains(secret)), "{secret}: {span:?}");
         }
     }
     drop(router);
@@ -127,16 +124,16 @@ async fn a_router_begins_traces_and_sends_the_last_spans_when_it_ends() -> anyho
     let config = RouterConfig::write(&folder, "router", &cluster.shard_map_path(), &settings(&collector.url()))?;
     let router = Router::start(&config).await?;
     let answer = pay(&router.url(), &alice, &bob, Uuid::now_v7(), None).await?;
-    ensure!(answer.status == 201, "{}", answer.text());
+    answer.expect_status(201)?;
     let refused = pay(&router.url(), "no account", &bob, Uuid::now_v7(), None).await?;
     router.process().terminate(ENDS_WITHIN).await?;
 
     let spans = collector.spans();
     let requests: Vec<_> = spans.iter().filter(|span| span.name == "POST /v1/transfers").collect();
-    ensure!(requests.len() == 2 && requests[0].trace != requests[1].trace, "{requests:?}");
-    ensure!(requests.iter().all(|request| request.parent.is_empty()), "{requests:?}");
+    expect!(requests.len() == 2 && requests[0].trace != requests[1].trace, "{requests:?}");
+    expect!(requests.iter().all(|request| request.parent.is_empty()), "{requests:?}");
     let code = requests.iter().find_map(|request| request.attribute("shardledger.code"));
-    ensure!(code == Some(refused.code().as_str()), "{requests:?}");
+    expect!(code == Some(refused.code().as_str()), "{requests:?}");
     cluster.finish().await
 }
 
@@ -147,11 +144,11 @@ async fn nothing_is_recorded_without_a_collector() -> anyhow::Result<()> {
     let router = &cluster.status().routers[0];
     let traceparent = format!("00-{TRACE}-{GATEWAY}-01");
     let answer = pay(&router.url, &alice, &bob, Uuid::now_v7(), Some(&traceparent)).await?;
-    ensure!(answer.status == 201, "{}", answer.text());
+    answer.expect_status(201)?;
     let nodes = cluster.status().shards.iter().map(|shard| shard.node_admin_url.clone());
     for url in [router.admin_url.clone()].into_iter().chain(nodes) {
         let counted = Counted::at(&url).await?;
-        ensure!(counted == Counted::default(), "{url}: {counted:?}");
+        expect!(counted == Counted::default(), "{url}: {counted:?}");
     }
     cluster.finish().await
 }
@@ -170,7 +167,7 @@ async fn payments_go_on_while_the_collector_is_dead() -> anyhow::Result<()> {
         let router = Router::start(&config).await?;
         for _ in 0..20 {
             let answer = pay(&router.url(), &alice, &bob, Uuid::now_v7(), None).await?;
-            ensure!(answer.status == 201, "{name}: {}", answer.text());
+            expect!(answer.status == 201, "{name}: {}", answer.text());
         }
         until("the router has counted the spans that it lost", PATIENCE, async || {
             let text = router.admin(Method::GET, "/metrics").await?.text();
@@ -182,8 +179,7 @@ async fn payments_go_on_while_the_collector_is_dead() -> anyhow::Result<()> {
         let lines = log.lines().filter(|line| line.contains("does not take spans")).count();
         ensure!(lines == 1, "{name}: {lines} lines: {log}");
     }
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,12 +191,12 @@ async fn a_wrong_endpoint_is_an_error_of_the_configuration() -> anyhow::Result<(
     {
         let config = RouterConfig::write(&folder, name, &map, &settings(endpoint))?;
         let said = Router::start_refused(&config).await?;
-        ensure!(said.contains("traces.otlp_endpoint") && said.contains(word), "{said}");
+        expect!(said.contains("traces.otlp_endpoint") && said.contains(word), "{said}");
     }
     Ok(())
 }
 
-/// What a service's metrics say of its spans.
+/// The numbers of spans in a service's metrics.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counted {
     exported: u64,

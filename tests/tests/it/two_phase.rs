@@ -1,4 +1,5 @@
-//! Transfers, holds, captures and reversals that compete. Whatever races, one wins, each client is told the outcome, and no money is made, lost or stuck.
+//! Tests of transfers, holds, captures and reversals that compete. One of the competing requests must win, each client must learn the
+//! outcome, and no money may be made, lost or stuck.
 
 mod closing;
 mod coordinators;
@@ -9,27 +10,26 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use testkit::{
     audit::sagas_end,
-    client::{Answer, Client, account_path, escaped},
+    client::{Answer, Client, account_path, hold_path, transfer_path},
     cluster::{Cluster, Placement},
-    history::ASSET,
+    history::{hold_body, payment_body},
     wait::until,
     workload::open_account,
 };
 use uuid::Uuid;
 
-/// How long the outcome of a request may be uncertain.
+/// The time within which a request must have a definite answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The shard of every payer, and of the payees that are not on it.
+/// The shard of every payer, and the shard of payees that are on another one.
 pub const SOURCE: &str = "s0";
 pub const ELSEWHERE: &str = "s1";
 
-/// Accounts and holds on a cluster, which may be shared. Requests are sent until their outcome is certain.
+/// A client for accounts and holds on a cluster, which other tests may share. It repeats requests until their answers are definite.
 pub struct Bank<'a> {
     pub cluster: &'a Cluster,
     pub client: Client,
@@ -40,7 +40,7 @@ pub struct Bank<'a> {
     opened: AtomicUsize,
 }
 
-/// A hold, and the accounts that it is found by.
+/// A hold, with the accounts by which it is found.
 #[derive(Debug, Clone)]
 pub struct Held {
     pub id: Uuid,
@@ -71,29 +71,27 @@ impl<'a> Bank<'a> {
 
     pub async fn pay(&self, debit: &str, credit: &str, amount: &str) -> anyhow::Result<Uuid> {
         let id = Uuid::now_v7();
-        let order = json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET});
+        let order = payment_body(id, debit, credit, amount);
         let answer = self.send("/v1/transfers", &order).await?;
-        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        expect!(matches!(answer.status, 200 | 201), "{}", answer.text());
         Ok(id)
     }
 
     pub async fn hold(&self, debit: &str, credit: &str, amount: &str, seconds: Option<u32>) -> anyhow::Result<Held> {
         let (id, debit, credit) = (Uuid::now_v7(), debit.to_owned(), credit.to_owned());
-        let order = json!({
-            "id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET, "expires_in_s": seconds,
-        });
+        let order = hold_body(id, &debit, &credit, amount, seconds);
         let answer = self.send("/v1/holds", &order).await?;
-        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        expect!(matches!(answer.status, 200 | 201), "{}", answer.text());
         Ok(Held { id, debit, credit })
     }
 
-    /// Sends an order, through one router after the other, until its outcome is certain.
+    /// Sends an order through one router after the other, until its answer is definite.
     pub async fn send(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
         self.send_as(Method::POST, path, body).await
     }
 
     pub async fn send_as(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
-        until(&format!("{path} has a certain outcome"), PATIENCE, async || {
+        until(&format!("{path} has a definite answer"), PATIENCE, async || {
             let answer = self.client.call(self.client.next_router(), method.clone(), path, Some(body)).await?;
             Ok((!matches!(answer.status, 202 | 429 | 500..)).then_some(answer))
         })
@@ -119,23 +117,12 @@ impl<'a> Bank<'a> {
 impl Held {
     /// The path of the hold, or of an action on it.
     pub fn path(&self, action: &str) -> String {
-        format!("/v1/holds/{}{action}?debit={}", self.id, escaped(&self.debit))
+        hold_path(self.id, &self.debit, action)
     }
 }
 
-pub fn transfer_path(id: Uuid, debit: &str, action: &str) -> String {
-    format!("/v1/transfers/{id}{action}?debit={}", escaped(debit))
-}
-
-/// The status in an answer, or the code of the refusal: `captured`, `hold_expired` and so on.
-pub fn said(answer: &Answer) -> String {
-    let body = answer.json().unwrap_or_default();
-    body["code"].as_str().or(body["status"].as_str()).unwrap_or_default().to_owned()
-}
-
-/// What every test leaves behind: all sagas have ended, and `shardctl verify` and the rebuild of every projection find nothing.
+/// Checks that all sagas have ended, and that `shardctl verify` and the rebuild of every projection find nothing.
 pub async fn finish(cluster: Cluster) -> anyhow::Result<()> {
     sagas_end(&cluster).await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }

@@ -1,25 +1,25 @@
-//! `shardctl verify` is useful only if it notices violations. The test breaks each invariant in the databases, one at
-//! a time, and `verify` must name it. After the repair the cluster must be clean again.
+//! Tests that `shardctl verify` notices violations. The test breaks each invariant in the databases, one at a time, and `verify` must name
+//! it. After the repair the cluster must be clean again.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, ensure};
-use serde_json::{Value, json};
-use testkit::{audit::all_folded, cluster::Cluster, database, history::ASSET, workload::open_account};
+use serde_json::Value;
+use testkit::{audit::all_folded, cluster::Cluster, database, history::payment_body, workload::open_account};
 use uuid::Uuid;
 
-/// Damage to one shard's database, and how to mend it.
+/// A damage to one shard's database, and its repair.
 struct Damage {
     what: &'static str,
     shard: usize,
     sql: &'static str,
     mend: &'static str,
-    /// The invariants that must be named, and no others.
+    /// The invariants that `verify` must name. It must name no others.
     breaks: &'static [&'static str],
 }
 
-/// Every account has taken part in one local or one cross-shard transfer; s0 pays, s1 is paid. No damage changes the highest
-/// position or what a node reads again without traffic. Ids are of version 7 and begin with 0.
+/// Each account has taken part in one local or one cross-shard transfer. s0 pays, and s1 is paid. No damage changes the highest position or
+/// what a node reads again without traffic. Ids are UUIDs of version 7 and begin with 0.
 const DAMAGES: [Damage; 21] = [
     Damage {
         what: "a cent too many in a row",
@@ -181,7 +181,7 @@ async fn verify_names_each_broken_invariant() -> anyhow::Result<()> {
     open_account(&client, &near, "0.00").await?;
     open_account(&client, &far, "0.00").await?;
     for credit in [&near, &far] {
-        let order = json!({"id": Uuid::now_v7(), "debit": payer, "credit": credit, "amount": "5.00", "asset": ASSET});
+        let order = payment_body(Uuid::now_v7(), &payer, credit, "5.00");
         client.post(0, "/v1/transfers", &order).await?;
     }
     cluster.verify().await?;
@@ -195,7 +195,7 @@ async fn verify_names_each_broken_invariant() -> anyhow::Result<()> {
         ensure!(named == expected, "{}: verify names {named:?} instead of {expected:?}", damage.what);
         ensure!(database::run(dsn, damage.mend).await? > 0, "{}: nothing was mended", damage.what);
     }
-    cluster.verify().await.context("all damage was mended")?;
+    cluster.verify().await.context("after all damage was mended")?;
     cluster.finish().await
 }
 
@@ -214,16 +214,16 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
     ensure!(verify(&[], both).await?.code == Some(0));
 
     let one = verify(&[], &[("s0", 0)]).await?;
-    ensure!(one.code == Some(3), "{one:?}");
+    expect!(one.code == Some(3), "{one:?}");
     let named = "is known to s0 (map version 1) and was not checked: give its --dsn";
-    ensure!(one.stdout.lines().any(|line| line.contains("shard s1") && line.contains(named)), "{}", one.stdout);
+    expect!(one.stdout.lines().any(|line| line.contains("shard s1") && line.contains(named)), "{}", one.stdout);
 
-    // `verify` checks nothing if a database is not the one it was given for.
+    // `verify` checks nothing if a database belongs to another shard than the one that the argument names.
     let other = uuid::Uuid::now_v7().to_string();
     let is_refused = async |targets: &[(&str, usize)], words: &[&str]| {
         let output = verify(&[], targets).await?;
-        ensure!(output.code == Some(1) && output.stdout.is_empty(), "{output:?}");
-        ensure!(words.iter().all(|word| output.stderr.contains(word)), "{words:?}: {}", output.stderr);
+        expect!(output.code == Some(1) && output.stdout.is_empty(), "{output:?}");
+        expect!(words.iter().all(|word| output.stderr.contains(word)), "{words:?}: {}", output.stderr);
         anyhow::Ok(())
     };
     is_refused(&[("s0", 1), ("s1", 0)], &["given for s0 is s1", "given for s1 is s0"]).await?;
@@ -236,28 +236,28 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
 
     ensure!(verify(&[("PGSSLMODE", "require"), ("PGHOST", "192.0.2.1")], both).await?.code == Some(0));
     let options = verify(&[("PGOPTIONS", "-c search_path=elsewhere")], both).await?;
-    ensure!(options.code == Some(1) && options.stderr.contains("PGOPTIONS is set in the environment"), "{options:?}");
+    expect!(options.code == Some(1) && options.stderr.contains("PGOPTIONS is set in the environment"), "{options:?}");
 
     // `verify` ended each of its connections with a termination message. The services keep theirs open.
     for shard in &cluster.status().shards {
         let log = cluster.data_dir().join("log").join(format!("postgres-{}.log", shard.id));
         let log = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;
         let broken_off = log.lines().find(|line| line.contains("unexpected EOF on client connection"));
-        ensure!(broken_off.is_none(), "{broken_off:?}");
+        expect!(broken_off.is_none(), "{broken_off:?}");
     }
     cluster.finish().await
 }
 
-/// The invariants verify found broken; each must come with an example.
+/// The invariants that `verify` found broken. Each must come with an example.
 async fn violated(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
     let Err(found) = cluster.verify().await else { return Ok(BTreeSet::new()) };
     let text = found.to_string();
     let (_, report) = text.split_once('\n').with_context(|| format!("no report: {text}"))?;
     let report: Value = serde_json::from_str(report).with_context(|| format!("no report: {text}"))?;
     let mut named = BTreeSet::new();
-    for invariant in report["invariants"].as_array().context("no invariants")? {
+    for invariant in report["invariants"].as_array().with_context(|| format!("expected invariants in {report}"))? {
         if invariant["violations"].as_u64().unwrap_or_default() > 0 {
-            ensure!(invariant["examples"][0]["subject"].is_string(), "nothing is named: {invariant}");
+            ensure!(invariant["examples"][0]["subject"].is_string(), "the invariant has no example: {invariant}");
             named.insert(invariant["id"].as_str().unwrap_or_default().to_owned());
         }
     }

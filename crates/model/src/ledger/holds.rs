@@ -1,4 +1,4 @@
-//! Holds: placed, captured, released, expired.
+//! Holds are placed, captured, released, and expire.
 
 use super::{Answer, Cause, Key, Ledger, transfers::After};
 use crate::{
@@ -12,7 +12,7 @@ pub struct Hold {
     pub order: NewHold,
     pub captured: i64,
     pub state: HoldState,
-    /// The debit account right after it was placed; `None` if it was refused.
+    /// The debit account right after the hold was placed. `None` if the hold was refused.
     pub after: Option<After>,
 }
 
@@ -80,7 +80,7 @@ impl Ledger {
         }
     }
 
-    /// Its time has come, if it is still open: nobody asks for this.
+    /// Ends a hold whose time is over, if it is open. No request asks for this.
     pub fn expire(&mut self, named: &Named) {
         self.requests += 1;
         let open = self.hold(named).filter(|hold| hold.state == HoldState::Held);
@@ -89,7 +89,7 @@ impl Ledger {
         }
     }
 
-    /// A capture took this much, and the rest goes back if that was the last one.
+    /// Counts a captured amount. A final capture gives the rest back.
     pub(super) fn captured(&mut self, key: &Key, amount: i64, is_final: bool) {
         let Some(hold) = self.holds.get_mut(key) else { return };
         hold.captured += amount;
@@ -100,7 +100,7 @@ impl Ledger {
         }
     }
 
-    /// Gives back what is still held.
+    /// Ends a hold and gives back what it still holds.
     fn end(&mut self, key: &Key, state: HoldState, kind: &'static str) {
         let Some(hold) = self.holds.get_mut(key) else { return };
         hold.state = state;
@@ -126,7 +126,7 @@ impl Hold {
         (self.order.debit.clone(), self.order.id.clone())
     }
 
-    /// What can still be captured.
+    /// The amount that can still be captured.
     pub fn remaining(&self) -> i64 {
         if self.state == HoldState::Held { self.rest() } else { 0 }
     }

@@ -10,18 +10,18 @@ use crate::{
     shards::SagaFate,
 };
 
-/// A transfer as stored: posted, or refused for good.
+/// A stored transfer. It is posted, or refused, and stays so.
 #[derive(Debug, Clone)]
 pub struct Transfer {
     pub order: Order,
     pub fate: Fate,
     pub saga: SagaFate,
-    /// What reversals took back so far.
+    /// The amount that reversals have taken back.
     pub reversed: i64,
     pub reversed_by: Vec<Id>,
 }
 
-/// What is to be moved, and why.
+/// The amount to move, the two accounts, and the purpose.
 #[derive(Debug, Clone)]
 pub struct Order {
     pub id: Id,
@@ -31,19 +31,19 @@ pub struct Order {
     pub amount: i64,
     pub metadata: Metadata,
     pub purpose: Purpose,
-    /// The amount as the request had it.
+    /// The amount in the request, if the request names one.
     asked: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
     Payment,
-    /// The rest of the hold goes back if it is final.
+    /// A final capture gives the rest of the hold back.
     Capture {
         hold: Id,
         is_final: bool,
     },
-    /// Of a transfer of the credit account's.
+    /// A reversal of a transfer that the credit account paid.
     Reversal {
         of: Id,
     },
@@ -51,7 +51,7 @@ pub enum Purpose {
 
 #[derive(Debug, Clone)]
 pub enum Fate {
-    /// With the debit account right afterwards.
+    /// Holds the state of the debit account right after the transfer.
     Posted(After),
     Refused(Refusal),
 }
@@ -122,7 +122,7 @@ impl Ledger {
         self.execute(order)
     }
 
-    /// Replays, or decides, books and stores.
+    /// Answers a replay from the stored transfer. Decides, books and stores a new one.
     fn execute(&mut self, order: Order) -> Answer {
         let key = order.key();
         if let Some(stored) = self.transfers.get(&key) {
@@ -133,7 +133,7 @@ impl Ledger {
         }
         let (fate, saga) = match self.refuse_debit(&order) {
             Err(refusal) if refusal == Refusal::debit("account_not_found") => {
-                // There is no account to store it with.
+                // Without a debit account there is no account to store the refusal with.
                 return named(Answer::problem(&refusal), &order);
             }
             Err(refusal) => (Fate::Refused(refusal), SagaFate::RefusedAtOnce),
@@ -150,7 +150,7 @@ impl Ledger {
 
     fn refuse_debit(&self, order: &Order) -> Result<(), Refusal> {
         let account = debit_allowed(self.accounts.get(&order.debit), order.asset)?;
-        // What a capture takes is held for it.
+        // A capture takes money that is held for it, so that no money need be available.
         if !matches!(order.purpose, Purpose::Capture { .. }) {
             debit_covered(account, order.amount)?;
         }
@@ -161,7 +161,7 @@ impl Ledger {
         credit_allowed(self.accounts.get(&order.credit), order.asset, order.amount)
     }
 
-    /// What the hold, or the transfer to be reversed, has to say.
+    /// Applies the rules of the hold that is captured, or of the transfer that is reversed.
     fn refuse_purpose(&self, order: &Order) -> Result<(), Refusal> {
         match &order.purpose {
             Purpose::Payment => Ok(()),
@@ -181,7 +181,7 @@ impl Ledger {
         }
     }
 
-    /// Moves the money, and gives the debit account after the last line this wrote there.
+    /// Moves the money, and returns the debit account after its last new line.
     fn post(&mut self, order: &Order) -> After {
         let (debit, credit) = (order.debit.clone(), order.credit.clone());
         match &order.purpose {
@@ -206,11 +206,11 @@ impl Ledger {
         self.after(&debit)
     }
 
-    /// A saga that is refused has taken the money and gives it back, unless its source knew better than to begin.
+    /// Gives back what a refused saga has taken. The source takes nothing if it knows already that the transfer is refused.
     fn compensate(&mut self, order: &Order) -> SagaFate {
         let (kind, held, is_futile) = match &order.purpose {
             Purpose::Payment => ("reserved", 0, false),
-            // How much is left to reverse is known where the original is; that nothing is asked for is known here.
+            // Only the original's shard knows how much is left to reverse. The source knows only that the request asks for nothing.
             Purpose::Reversal { .. } => ("reserved", 0, order.amount == 0),
             Purpose::Capture { .. } => ("captured", order.amount, self.refuse_purpose(order).is_err()),
         };
@@ -235,7 +235,8 @@ impl Ledger {
         })
     }
 
-    /// What a capture names; the hold that it captured before is meant, whoever else has one of that id by now.
+    /// The hold that a capture names. A replay means the hold that its first request captured, even if another account has a hold of that
+    /// id by now.
     fn captured_before(&self, capture: &Capture) -> Named {
         let is_it = |made: &&Transfer| {
             matches!(&made.order.purpose, Purpose::Capture { hold, .. } if *hold == capture.hold.id)
@@ -245,7 +246,7 @@ impl Ledger {
         meant(&capture.hold, (payers.next(), payers.next()))
     }
 
-    /// The same for a reversal and its original.
+    /// The transfer that a reversal names, by the same rule.
     fn reversed_before(&self, reversal: &Reversal) -> Named {
         let is_it = |made: &&Transfer| {
             matches!(&made.order.purpose, Purpose::Reversal { of } if *of == reversal.transfer.id)
@@ -269,7 +270,7 @@ impl Ledger {
 }
 
 impl Transfer {
-    /// How much can still be reversed.
+    /// The amount that can still be reversed.
     fn reversible(&self) -> i64 {
         match self.fate {
             Fate::Posted(_) => self.order.amount - self.reversed,
@@ -288,7 +289,7 @@ impl Order {
     }
 }
 
-/// What a URL names, if it does not say whose: of the one account it was before.
+/// The name in a URL. If it has no debit account, it gets the one that `before` has.
 fn meant(named: &Named, before: (Option<String>, Option<String>)) -> Named {
     match (&named.debit, before) {
         (None, (Some(debit), None)) => Named { debit: Some(debit), ..named.clone() },
@@ -296,7 +297,7 @@ fn meant(named: &Named, before: (Option<String>, Option<String>)) -> Named {
     }
 }
 
-/// A problem with what it is about.
+/// Adds the ids of the order to a problem.
 pub(super) fn named(problem: Answer, order: &Order) -> Answer {
     let problem = problem.with("transfer_id", &*order.id);
     match &order.purpose {

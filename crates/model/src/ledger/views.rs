@@ -1,4 +1,4 @@
-//! What is answered about accounts, transfers and holds.
+//! The answers that show accounts, transfers and holds.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +67,7 @@ impl Ledger {
         })
     }
 
-    /// The answer to the request that made it.
+    /// The answer to the request that made the transfer.
     pub(super) fn first_answer(&self, transfer: &Transfer) -> Answer {
         match &transfer.fate {
             Fate::Refused(refusal) => named(Answer::problem(refusal), &transfer.order),
@@ -134,7 +134,7 @@ impl Ledger {
         body
     }
 
-    /// The answer to the request that placed it.
+    /// The answer to the request that placed the hold.
     pub(super) fn first_answer_of_hold(&self, hold: &Hold) -> Answer {
         match &hold.state {
             HoldState::Refused(refusal) => Answer::problem(refusal).with("hold_id", &*hold.order.id),
@@ -151,7 +151,7 @@ impl Ledger {
 }
 
 impl Account {
-    /// Its statement, oldest line first.
+    /// The account's statement, oldest line first.
     pub fn statement(&self) -> Vec<Value> {
         let asset = self.asset;
         let line = |(index, entry): (usize, &crate::Entry)| {

@@ -1,46 +1,46 @@
 //! Two sets of rules for histories of a ledger.
 //!
-//! [`Decisions`] are the ledger's own: what was posted, held and refused, and why. The money of a transfer between two shards leaves one
-//! account before it comes to the other, so that reads of several accounts need not show one moment. Reads of accounts are therefore not
-//! part of these rules as long as a transfer is under way; [`Reads`] judges them account by account.
+//! [`Decisions`] judges what the ledger posted, held and refused. The money of a transfer between two shards leaves one account before it
+//! comes to the other, so reads of several accounts need not show one moment. While a transfer is under way, [`Decisions`] therefore leaves
+//! reads of accounts to [`Reads`], which judges one account at a time.
 
 use std::hash::{Hash, Hasher};
 
 use super::Rules;
 use crate::{Answer, Fate, HoldState, Ledger, Named, Request, Status};
 
-/// The rules of [`Ledger`]: status or code of each answer, and what account reads show.
+/// The rules of [`Ledger`] for the status or code of each answer, and for what reads of accounts show.
 pub struct Decisions;
 
-/// As [`Decisions`], and the time of holds may be over.
+/// The rules of [`Decisions`], with holds that may expire.
 pub struct DecisionsAndExpiries;
 
-/// What happens to a ledger.
+/// A request to a ledger, or the expiry of a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Asked(Request),
-    /// The time of a hold is over. This need not come before a later request: call it [`super::End::Unknown`].
+    /// The time of a hold is over. Give the call [`super::End::Unknown`], because the expiry need not come before a later request.
     Expired(Named),
 }
 
-/// A ledger, compared by what later answers depend on. Clones are cheap.
+/// A ledger that is compared by the parts on which later answers depend. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Books(Ledger);
 
-/// What an answer says, without numbers of versions and times.
+/// The content of an answer, without versions and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
     pub status: u16,
-    /// The status of what the answer is about, or the code of the refusal.
+    /// The status of the object in the answer, or the code of the refusal.
     pub word: String,
     pub side: Option<String>,
-    /// Of an account: posted and held.
+    /// The posted and held amounts, if the answer shows an account.
     pub balances: Option<(String, String)>,
-    /// Of a batch: what is said of each item.
+    /// The result of each item, if the answer is that of a batch.
     pub items: Vec<SaidOfItem>,
 }
 
-/// What a batch's answer says of one item.
+/// The result of one item of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaidOfItem {
     pub status: String,
@@ -49,7 +49,7 @@ pub struct SaidOfItem {
 }
 
 impl Said {
-    /// What both the model's answers and those of a server say. A replay says the same as the first answer.
+    /// Reads an answer of the model or of a server. A replay has the same content as the first answer.
     pub fn of(status: u16, body: &serde_json::Value) -> Self {
         let text = |member: &str| body[member].as_str().map(str::to_owned);
         let word = text("code").or_else(|| text("status")).unwrap_or_default();
@@ -148,10 +148,10 @@ impl Rules for DecisionsAndExpiries {
     }
 }
 
-/// The rules of what reads show of one account, in minor units. They know nothing of funds and limits.
+/// The rules for what reads show of one account, in minor units. They leave out funds and limits.
 pub struct Reads;
 
-/// What is posted on the account, and the sagas that have taken money from it.
+/// The posted balance of the account, and the sagas that have taken money from it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Shown {
     pub posted: i64,
@@ -159,17 +159,18 @@ pub struct Shown {
     pub ended: Vec<usize>,
 }
 
-/// What happens to the account during a call.
+/// A change or a read of the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A posted transfer takes or brings so much.
+    /// A posted transfer changes the balance by this amount.
     Posts(i64),
-    /// A transfer to another shard that is refused in the end takes so much. This need not happen: call it [`super::End::Unknown`].
+    /// A transfer to another shard takes this amount and is refused in the end. Give the call [`super::End::Unknown`], because the transfer
+    /// need not take the amount.
     Takes {
         saga: usize,
         amount: i64,
     },
-    /// It has given back what it took, if it took anything.
+    /// The refused transfer has given back what it took, if it took anything.
     GivesBack {
         saga: usize,
         amount: i64,
@@ -180,7 +181,7 @@ pub enum Change {
 impl Rules for Reads {
     type State = Shown;
     type Operation = Change;
-    /// What a read shows.
+    /// The balance that a read shows.
     type Answer = i64;
 
     fn apply(&self, shown: &Shown, change: &Change, answer: Option<&i64>) -> Option<Shown> {

@@ -1,4 +1,4 @@
-//! Histories that have an order, and the classic faults, which have none.
+//! Histories that have a serial order, and histories with classic faults, which have none.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ const MOST_STATES: usize = 100_000;
 
 type LedgerCall = Call<Request, Said>;
 
-/// `bank` without a limit, and `a` on s0, `b` on s1; `a` has 100.
+/// Accounts `bank`, which has no limit, and `a`, which has 100, are on s0. Account `b` is on s1.
 fn books() -> Books {
     let shards = [("bank", "s0"), ("a", "s0"), ("b", "s1"), ("c", "s0")];
     let mut ledger = Ledger::new(shards.map(|(account, shard)| (account.to_owned(), shard.to_owned())).into());
@@ -161,7 +161,7 @@ fn what_failed_has_no_effect_and_what_is_unknown_may_have_one_at_any_later_time(
     assert!(!is_possible(&too_early));
 }
 
-/// A group of two payments between `a` and `c`, of which the second one is refused, and a payment of 60 from `a` beside it.
+/// A group of two payments between `a` and `c`, of which the second one is refused, and at the same time a payment of 60 from `a`.
 fn group(answer: Said, beside: Said) -> bool {
     let items = [("1", "a", "c", 50), ("2", "a", "c", 30)].map(|(id, debit, credit, amount)| {
         let Request::Pay { order, .. } = pay(id, debit, credit, amount) else { panic!("a payment") };
@@ -184,7 +184,7 @@ fn a_group_fails_for_the_item_that_an_order_explains() {
     assert!(!group(by_the_second, posted()), "after 60 of 100 were paid, the first item of 50 is refused already");
 }
 
-/// A hold of everything that `a` has, of which the time may be over from 10 on, and a payment.
+/// A payment, and a hold of everything that `a` has. The hold may expire from time 10 on.
 fn expiry(sent: (u64, u64), answer: Said) -> bool {
     let hold = NewHold {
         id: "h".to_owned(),
@@ -217,8 +217,8 @@ fn a_hold_may_expire_at_any_moment_after_its_time_and_never_before() {
     assert!(!expiry((2, 3), posted()));
 }
 
-/// So many payments of 1, then two reversals of each at once. The first reversals are posted, so many after them are refused with
-/// `insufficient_funds`, and the others as `already_reversed`.
+/// Payments of 1, then two reversals of each at the same time. The first `posted_reversals` are posted, the next `in_vain` are refused with
+/// `insufficient_funds`, and the others with `already_reversed`.
 fn reversals(payments: usize, posted_reversals: usize, in_vain: usize) -> Vec<LedgerCall> {
     let mut history: Vec<LedgerCall> =
         (0..payments).map(|n| call(n, pay(&format!("p{n}"), "a", "b", 1), (0, 9), posted())).collect();
@@ -241,7 +241,7 @@ fn thirty_payments_are_reversed_once_each_however_the_sixty_reversals_are_refuse
 
 #[test]
 fn a_refusal_that_only_a_doomed_rival_explains_has_no_order() {
-    // As 30 payments and 60 reversals of them once ended, with 13 reversals posted and 27 refused for good.
+    // A real run of 30 payments and 60 reversals ended in this way: 13 reversals were posted, and 27 were refused and stored.
     assert!(!is_possible(&reversals(6, 3, 5)));
     assert!(!is_possible(&reversals(6, 5, 1)));
 }
@@ -274,7 +274,7 @@ fn read(times: (u64, u64), posted: i64) -> Call<Change, i64> {
     }
 }
 
-/// A transfer of 4 from an account with 10 that is refused at another shard, and two reads meanwhile.
+/// A transfer of 4 from an account with 10, which another shard refuses, and two reads while the transfer is under way.
 fn compensated(first: i64, second: i64) -> bool {
     let takes = Call { client: 0, operation: Change::Takes { saga: 7, amount: 4 }, invoked: 0, end: End::Unknown };
     let gives_back = Call {

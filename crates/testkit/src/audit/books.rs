@@ -1,4 +1,4 @@
-//! What the shards' databases hold.
+//! Transfers, registers and balances as the shards' databases hold them.
 
 use std::collections::HashMap;
 
@@ -12,15 +12,15 @@ use crate::{
     database::{self, BALANCES, HOLDS, REGISTERS, TRANSFERS},
 };
 
-/// All shards together.
+/// The contents of all shards together.
 #[derive(Debug, Default)]
 pub struct Books {
-    /// By id; more than one is a finding.
+    /// Transfers by id. Two transfers with one id are a finding.
     pub transfers: HashMap<Uuid, Vec<StoredTransfer>>,
     pub registers: HashMap<Uuid, Vec<StoredRegister>>,
-    /// Slots have moved: a transfer and its register can be on one shard.
+    /// Whether slots have moved, so that a transfer and its register may be on one shard.
     pub has_moved: bool,
-    /// Posted balance of every client account.
+    /// The posted balance of every client account.
     pub balances: Vec<(String, i64)>,
 }
 
@@ -51,26 +51,26 @@ pub struct StoredRegister {
 const IDLE_IN_TRANSACTION: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state LIKE 'idle in transaction%'";
 const MOVED: &str = "SELECT count(*) FROM slot_ownership WHERE epoch > 1";
-/// Ended holds have no row.
+/// Counts open holds that have an expiry. Ended holds have no row.
 const EXPIRING_HOLDS: &str = "SELECT count(*) FROM hold WHERE expires_at_us IS NOT NULL \
      AND payer_slot IN (SELECT slot FROM slot_ownership WHERE state = 1)";
 
-/// Sagas under way on all shards.
+/// Counts the sagas under way on all shards.
 pub async fn pending(status: &Status) -> anyhow::Result<i64> {
     total(status, &format!("SELECT count(*) FROM {TRANSFERS} WHERE status = 1")).await
 }
 
-/// Holds on all shards.
+/// Counts the holds on all shards.
 pub async fn holds(status: &Status) -> anyhow::Result<i64> {
     total(status, &format!("SELECT count(*) FROM {HOLDS}")).await
 }
 
-/// Holds on all shards that only wait for their time to be over.
+/// Counts the holds on all shards that will expire.
 pub async fn expiring_holds(status: &Status) -> anyhow::Result<i64> {
     total(status, EXPIRING_HOLDS).await
 }
 
-/// Sessions on all shards that began a transaction and do nothing with it at the moment.
+/// Counts the sessions on all shards that are idle inside a transaction.
 pub async fn idle_in_transaction(status: &Status) -> anyhow::Result<i64> {
     total(status, IDLE_IN_TRANSACTION).await
 }
@@ -94,7 +94,7 @@ impl Books {
     }
 
     async fn read_shard(&mut self, shard: &str, connection: &mut PgConnection) -> anyhow::Result<()> {
-        // All statements are constants.
+        // `AssertSqlSafe` is right here, because all statements are constants.
         let select = |what: &str| AssertSqlSafe(format!("SELECT * FROM {what}"));
         for row in sqlx::query(select(TRANSFERS)).fetch_all(&mut *connection).await? {
             let status = match row.try_get("status")? {

@@ -1,5 +1,4 @@
-//! Holds, their captures and the reversals of those: what their clients were told, held against what the API shows in the
-//! end.
+//! Compares what clients were answered about holds, their captures and the reversals of those with what the API shows in the end.
 
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
@@ -11,10 +10,10 @@ use crate::{
     history::{Fate, Life, Record, decimal},
 };
 
-/// Requests under way at one moment.
+/// The number of requests that run at the same time.
 const AT_ONCE: usize = 16;
 
-/// Everything that is not as it was answered.
+/// Returns everything that differs from the answers.
 pub async fn findings(cluster: &Cluster, lives: &[Life]) -> anyhow::Result<Vec<String>> {
     let client = cluster.client();
     let asked = &client;
@@ -25,7 +24,7 @@ pub async fn findings(cluster: &Cluster, lives: &[Life]) -> anyhow::Result<Vec<S
         .collect()
         .await;
     let (stored, known) = (books::holds(cluster.status()).await?, lives.len());
-    // Every hold was asked for until there was a definite answer.
+    // Clients repeated each request for a hold until its answer was definite, so the known holds are all holds.
     if usize::try_from(stored)? != known {
         findings.push(format!("{stored} holds are stored, {known} were ordered"));
     }
@@ -38,10 +37,10 @@ async fn check(client: &Client, life: &Life) -> anyhow::Result<()> {
     let captured = decimal(life.captured());
     anyhow::ensure!(
         hold["status"] == expected && hold["captured"] == captured && hold["remaining"] == "0.00",
-        "it should be {expected} with {captured} captured, and is {hold}"
+        "it should be {expected} with {captured} captured, but it is {hold}"
     );
     if let Fate::Rejected { code } = life.hold.fate() {
-        anyhow::ensure!(hold["reject_code"] == code, "answered {code}, and is {hold}");
+        anyhow::ensure!(hold["reject_code"] == code, "its client was answered {code}, but it is {hold}");
     }
     for record in life.transfers() {
         let transfer = show(client, "transfers", record).await?;

@@ -1,4 +1,4 @@
-//! Whether a cluster has recovered from what was done to it, and whether its rows are what the journals say.
+//! Checks that a cluster has recovered from all faults, and that its rows agree with the journals.
 
 use std::{fmt::Write, time::Duration};
 
@@ -15,14 +15,14 @@ use crate::{
     wait::until,
 };
 
-/// INV-17: all sagas have ended this long after the last fault, without a restart by the test.
+/// INV-17: all sagas end within this time after the last fault, without a restart by the test.
 const SAGAS_END_WITHIN: Duration = Duration::from_secs(30);
-/// Holds of workloads last a second, and the contract gives the shard another second. The rest is for a busy machine.
+/// Holds of workloads last one second, and the contract gives the shard another second. A busy machine may need the rest.
 const HOLDS_EXPIRE_WITHIN: Duration = Duration::from_secs(30);
-/// INV-17: nothing else is left of a fault either.
+/// INV-17: within this time, sessions, breakers and queues are as before the fault.
 const RESTS_WITHIN: Duration = Duration::from_secs(30);
 
-/// INV-17. Waits until the databases have no pending saga, and until all routers say so.
+/// INV-17: waits until the databases have no pending saga, and until every router reports the same.
 pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
     until("all sagas have ended", SAGAS_END_WITHIN, async || {
         let pending = books::pending(cluster.status()).await?;
@@ -41,7 +41,7 @@ pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
     .await
 }
 
-/// Waits for holds that a load placed just before it ended.
+/// Waits until the holds that a load placed just before its end have expired.
 pub async fn holds_expire(cluster: &Cluster) -> anyhow::Result<()> {
     until("all holds that are due have expired", HOLDS_EXPIRE_WITHIN, async || {
         let expiring = books::expiring_holds(cluster.status()).await?;
@@ -50,7 +50,7 @@ pub async fn holds_expire(cluster: &Cluster) -> anyhow::Result<()> {
     .await
 }
 
-/// INV-17: no session idle in a transaction, breakers closed, lanes and queues empty.
+/// INV-17: waits until breakers are closed, lanes and queues are empty, and no session is idle inside a transaction.
 pub async fn comes_to_rest(cluster: &Cluster) -> anyhow::Result<()> {
     let client = cluster.client();
     until("breakers are closed and queues empty", RESTS_WITHIN, async || {
@@ -82,7 +82,7 @@ async fn ask(client: &Client, url: &str) -> anyhow::Result<Value> {
     client.request(Method::GET, url, None).await?.json().with_context(|| url.to_owned())
 }
 
-/// The fold of a shard without traffic reaches the end of the journal.
+/// The time within which the fold of a shard without traffic reaches the end of the journal.
 const FOLDS_WITHIN: Duration = Duration::from_secs(30);
 /// The number of differences that are printed.
 const SHOWN: usize = 20;
@@ -117,10 +117,10 @@ pub async fn all_rebuild(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until all that is in the journals now is folded, so that the fold does not mend rows that are damaged afterwards.
+/// Waits until the fold has reached the present end of each journal, so that it does not mend rows that a test damages afterwards.
 ///
 /// # Errors
-/// When that takes too long.
+/// Fails if the fold does not reach the end in time.
 pub async fn all_folded(cluster: &Cluster) -> anyhow::Result<()> {
     for shard in &cluster.status().shards {
         let end = database::number(&shard.dsn, "SELECT coalesce(max(position), 0) FROM journal").await?;

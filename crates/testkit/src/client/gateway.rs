@@ -1,5 +1,5 @@
-//! What an API gateway in front of several routers does: a request whose connection breaks is sent to the next router, under its id and within
-//! its deadline. The gateway counts what its clients see.
+//! An API gateway in front of several routers. It sends a request whose connection breaks to the next router, under the same id and within
+//! the same deadline. It counts the answers that its clients get.
 
 use std::{
     collections::BTreeMap,
@@ -14,17 +14,17 @@ use super::{Answer, NoAnswer};
 
 /// Pause before a request is sent to the next router.
 pub(super) const BEFORE_NEXT: Duration = Duration::from_millis(20);
-/// A router takes no shorter deadline from this gateway, however little of a request's own is left.
+/// The gateway gives a router at least this time, even if less is left of the request's own deadline.
 pub(super) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 pub(super) struct Gateway(Mutex<Tally>);
 
-/// What the clients of a gateway saw.
+/// The answers that the clients of a gateway got.
 #[derive(Debug, Default, Clone)]
 pub struct Tally {
     kinds: BTreeMap<Kind, Waits>,
-    /// Connections that broke, or were not made, by reason. The request went on to the next router.
+    /// The number of connections that broke or were not made, by reason. Each time the request went to the next router.
     moves: BTreeMap<String, usize>,
     answered_by: Vec<usize>,
 }
@@ -52,7 +52,7 @@ impl Gateway {
         *self.lock().moves.entry(lost.reason.clone()).or_default() += 1;
     }
 
-    /// The client has its answer, or has none within its deadline.
+    /// Counts a request that was answered, or that got no answer within its deadline.
     pub(super) fn ends(&self, router: usize, answer: &Result<Answer, NoAnswer>, took: Duration) {
         let mut tally = self.lock();
         for kind in kinds(answer) {
@@ -74,7 +74,7 @@ impl Gateway {
     }
 }
 
-/// The kind of an answer; of a batch, in addition one for each item that has no final answer.
+/// The kind of an answer. A batch has one more kind for each item without a final answer.
 fn kinds(answer: &Result<Answer, NoAnswer>) -> Vec<Kind> {
     let error = |name: String| Kind { is_error: true, name };
     let answer = match answer {
@@ -83,7 +83,7 @@ fn kinds(answer: &Result<Answer, NoAnswer>) -> Vec<Kind> {
     };
     let code = answer.code();
     let name = if code.is_empty() { answer.status.to_string() } else { format!("{} {code}", answer.status) };
-    // 409 and 422 refuse what was ordered, because of the state of accounts and holds.
+    // 409 and 422 are refusals because of the state of accounts and holds. They are no errors.
     let is_error = !matches!(answer.status, 200 | 201 | 409 | 422);
     let mut kinds = vec![Kind { is_error, name }];
     if answer.status == 200 {
@@ -102,23 +102,23 @@ fn open_item(item: &Value) -> Option<String> {
 }
 
 impl Tally {
-    /// Requests that have ended.
+    /// The number of requests that have ended.
     pub fn requests(&self) -> usize {
         let items = |kind: &&Kind| !kind.name.starts_with("item ");
         self.kinds.iter().filter(|(kind, _)| items(kind)).map(|(_, waits)| waits.count).sum()
     }
 
-    /// Requests that this router has answered.
+    /// The number of requests that this router has answered.
     pub fn answered_by(&self, router: usize) -> usize {
         self.answered_by.get(router).copied().unwrap_or_default()
     }
 
-    /// The kinds of answers that are errors, and how often each was given. A refusal of an order is none.
+    /// The kinds of errors, and how often each was answered. A refusal of an order is no error.
     pub fn errors(&self) -> impl Iterator<Item = (&str, usize)> {
         self.kinds.iter().filter(|(kind, _)| kind.is_error).map(|(kind, waits)| (kind.name.as_str(), waits.count))
     }
 
-    /// The longest that a client waited for its answer.
+    /// The longest time that a client waited for its answer.
     pub fn longest_wait(&self) -> Duration {
         self.kinds.values().map(|waits| waits.longest).max().unwrap_or_default()
     }

@@ -1,25 +1,26 @@
-//! What an answer says about a transfer: the three classes of a checked history, the first of them in two colours.
+//! What an answer says about a transfer. A checked history has three classes of answers: definite (posted or rejected), not executed, and
+//! unknown.
 
 use serde_json::Value;
 
 use super::{Answer, NoAnswer};
 
-/// `ok` (posted, rejected), `fail` (not executed), `info` (unknown).
+/// The meaning of an answer. Jepsen calls the classes `ok` (posted, rejected), `fail` (not executed) and `info` (unknown).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Posted,
-    /// The order is refused by a rule of the ledger. The refusal is stored under this id and never changes.
+    /// A rule of the ledger refused the order. The refusal is stored under this id and never changes.
     Rejected {
         code: String,
     },
-    /// This request certainly had no effect. An earlier one with the same id may have had.
+    /// This request certainly had no effect. An earlier request with the same id may have had one.
     NotExecuted {
         code: String,
     },
     Unknown {
         why: String,
     },
-    /// What must not be answered to what was asked.
+    /// The contract does not allow this answer to this request.
     Nonsense {
         answer: String,
     },
@@ -31,7 +32,7 @@ fn is_kept(code: &str) -> bool {
 }
 
 impl Verdict {
-    /// Of `POST /v1/transfers`, a capture, or a reversal.
+    /// The meaning of an answer to `POST /v1/transfers`, a capture, or a reversal.
     pub fn of_transfer(answer: &Result<Answer, NoAnswer>) -> Self {
         let answer = match answer {
             Ok(answer) => answer,
@@ -41,7 +42,7 @@ impl Verdict {
         match (answer.status, body["status"].as_str()) {
             (200 | 201, Some("posted")) => Self::Posted,
             (202, Some("pending")) => Self::Unknown { why: "pending".to_owned() },
-            // Stored refusals name the transfer; a mismatch says that the id is another transfer's.
+            // A stored refusal names the transfer. A mismatch says that the id belongs to another transfer.
             (409 | 422, _) if body["transfer_id"].is_string() && is_kept(&answer.code()) => {
                 Self::Rejected { code: answer.code() }
             }
@@ -49,7 +50,7 @@ impl Verdict {
         }
     }
 
-    /// Of `POST /v1/holds`; posted means placed.
+    /// The meaning of an answer to `POST /v1/holds`. `Posted` means that the hold was placed.
     pub fn of_hold(answer: &Result<Answer, NoAnswer>) -> Self {
         let answer = match answer {
             Ok(answer) => answer,
@@ -65,7 +66,8 @@ impl Verdict {
         }
     }
 
-    /// Of the release of a hold; posted means released. A hold that has ended in another way never changes again.
+    /// The meaning of an answer to the release of a hold. `Posted` means released. A hold that has ended in another way never changes
+    /// again.
     pub fn of_release(answer: &Result<Answer, NoAnswer>) -> Self {
         let answer = match answer {
             Ok(answer) => answer,
@@ -79,7 +81,7 @@ impl Verdict {
         }
     }
 
-    /// Of `POST /v1/transfers:batch`: one for each item.
+    /// The meaning of an answer to `POST /v1/transfers:batch`, for each item.
     pub fn of_batch(answer: &Result<Answer, NoAnswer>, items: usize) -> Vec<Self> {
         let answer = match answer {
             Ok(answer) => answer,
@@ -120,7 +122,7 @@ impl Verdict {
         }
     }
 
-    /// In a few words, for counting.
+    /// A short name of the verdict, under which it is counted.
     pub fn kind(&self) -> String {
         match self {
             Self::Posted => "posted".to_owned(),

@@ -1,5 +1,5 @@
-//! What runs where: the status that `shardctl status --json --show-passwords` prints, the processes as targets of faults, and account ids that live
-//! on a given shard.
+//! The status that `shardctl status --json --show-passwords` prints, the processes as targets of faults, and account ids that live on a
+//! given shard.
 
 use std::{fmt, path::PathBuf};
 
@@ -28,7 +28,7 @@ pub struct RouterStatus {
     pub admin_url: String,
     pub pid: Option<i32>,
     pub state: String,
-    /// `all`, `some` or `none` of the shards.
+    /// The shards at which reads or writes work: `all`, `some` or `none`.
     pub reads: String,
     pub writes: String,
 }
@@ -49,7 +49,7 @@ pub struct ShardStatus {
     pub state: String,
     pub reads: bool,
     pub writes: bool,
-    /// Why reads or writes do not work.
+    /// The reason why reads or writes do not work.
     pub cause: Option<String>,
 }
 
@@ -111,7 +111,7 @@ impl Status {
 pub enum Member {
     Router(usize),
     Node(usize),
-    /// The postmaster.
+    /// The postmaster of a shard's PostgreSQL.
     Postgres(usize),
 }
 
@@ -125,7 +125,7 @@ impl fmt::Display for Member {
     }
 }
 
-/// The shard map, searched for account ids that live on a given shard.
+/// The shard map, in which tests find account ids that live on a given shard.
 #[derive(Debug, Clone)]
 pub struct Placement {
     map: ShardMap,

@@ -1,4 +1,4 @@
-//! One connection through the proxy, and what a PostgreSQL client sends on it, cut into messages.
+//! One connection through the proxy. It cuts the bytes of a PostgreSQL client into messages.
 
 use std::{
     io,
@@ -18,8 +18,8 @@ use super::{CommitFault, Shared};
 const PIECE_BYTES: usize = 64 * 1024;
 /// The answer "no" to a request for encryption.
 const NO: &[u8] = b"N";
-/// The end of the message with which a server reports that a COMMIT was carried out: the command's tag. After a failure the
-/// tag is another one, or none comes.
+/// The end of the message with which a server reports that it carried out a COMMIT. It is the command's tag. After a failure the server
+/// sends another tag, or none.
 const COMMITTED: &[u8] = b"COMMIT\0";
 
 /// Forwards in both directions until either side ends, or the proxy breaks it.
@@ -29,7 +29,7 @@ pub async fn run(client: TcpStream, server: TcpStream, shared: &Shared) -> io::R
     let (from_client, mut to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let mut outward = Outward { from_client, to_server, frontend: Frontend::default(), shared };
-    // Until the startup message nothing comes from the server, so the two directions need not share the socket yet.
+    // The server sends nothing before the startup message, so the two directions need not share the socket yet.
     let Some(startup) = outward.startup(&mut to_client).await? else { return Ok(()) };
     let drops_options = shared.drops_options.load(SeqCst);
     let startup = if drops_options { without_options(&startup) } else { startup };
@@ -50,7 +50,7 @@ struct Outward<'a> {
 }
 
 impl Outward<'_> {
-    /// The startup message; `None` when the client went away before it.
+    /// Reads the startup message. `None` if the client closes the connection before it.
     async fn startup(&mut self, to_client: &mut OwnedWriteHalf) -> io::Result<Option<Vec<u8>>> {
         loop {
             match self.message().await? {
@@ -71,7 +71,7 @@ impl Outward<'_> {
             match fault {
                 CommitFault::None => self.to_server.write_all(&bytes).await?,
                 CommitFault::DropReply => {
-                    // Everything before it was answered, so that all further bytes from the server are the answer to it.
+                    // The server has answered everything before the COMMIT, so that all further bytes from it are the answer to the COMMIT.
                     reply_is_doomed.store(true, SeqCst);
                     self.to_server.write_all(&bytes).await?;
                 }
@@ -117,7 +117,7 @@ impl Homeward<'_> {
             }
             self.shared.pass().await;
             if reply_is_doomed.load(SeqCst) {
-                // The server answers a part of the script before it has the rows. Only the end of its answer is about the COMMIT.
+                // The server answers a part of the script before it has the rows. Only the end of its answer concerns the COMMIT.
                 doomed.extend_from_slice(&piece[..length]);
                 if doomed.windows(COMMITTED.len()).any(|bytes| bytes == COMMITTED) {
                     self.shared.commit_fault_done();
@@ -130,15 +130,15 @@ impl Homeward<'_> {
     }
 }
 
-/// Asks for an encrypted connection.
+/// The client asks for an encrypted connection.
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 
-/// Collects bytes until a message is whole.
+/// Collects bytes until a message is complete.
 #[derive(Debug, Default)]
 pub struct Frontend {
     buffer: Vec<u8>,
-    /// The startup message, which has no type byte, has passed.
+    /// True after the startup message, which is the only message without a type byte.
     started: bool,
 }
 
@@ -176,7 +176,8 @@ impl Frontend {
     }
 }
 
-/// The script that the lane commits a batch with: one simple query from the lock of `lane_fence` to COMMIT.
+/// Whether a message is the script with which the lane commits a batch. The script is one simple query from the lock of `lane_fence` to
+/// COMMIT.
 fn is_commit(message: &[u8]) -> bool {
     let script = message.get(5..).unwrap_or_default();
     message.first() == Some(&b'Q')

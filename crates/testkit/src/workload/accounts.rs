@@ -1,6 +1,6 @@
 //! The accounts of a run.
 
-use super::{History, PATIENCE, open_account};
+use super::{PATIENCE, open_account};
 use crate::{
     client::{Client, Verdict},
     cluster::Cluster,
@@ -9,11 +9,11 @@ use crate::{
     wait::until,
 };
 
-/// Money an ordinary account begins with, in minor units: little enough that some transfers are refused.
+/// The money with which an ordinary account begins, in minor units. It is so little that some transfers are refused.
 const FUNDS: i64 = 5_000;
 const LARGEST_AMOUNT: usize = 2_500;
 
-/// On every shard a treasury without limit, a hot account, and ordinary accounts that may not go below zero.
+/// The accounts of a run. Every shard has a treasury without limit, a hot account, and ordinary accounts that must not go below zero.
 #[derive(Debug)]
 pub struct Accounts {
     shards: Vec<Shard>,
@@ -27,8 +27,12 @@ struct Shard {
 }
 
 impl Accounts {
-    /// Opens and funds them, and tells how.
-    pub async fn open(cluster: &Cluster, per_shard: usize, random: &mut Random) -> anyhow::Result<(Self, History)> {
+    /// Opens and funds the accounts. Returns the payments that fund them as well.
+    pub async fn open(
+        cluster: &Cluster,
+        per_shard: usize,
+        random: &mut Random,
+    ) -> anyhow::Result<(Self, Vec<Record>)> {
         let (client, placement) = (cluster.client(), cluster.placement()?);
         let mut shards = Vec::new();
         for shard in &cluster.status().shards {
@@ -39,7 +43,7 @@ impl Accounts {
                 ordinary: ordinary.collect::<anyhow::Result<_>>()?,
             });
         }
-        let mut history = History::default();
+        let mut opening = Vec::new();
         for shard in &shards {
             open_account(&client, &shard.treasury, "unlimited").await?;
             open_account(&client, &shard.hot, "unlimited").await?;
@@ -47,16 +51,16 @@ impl Accounts {
                 open_account(&client, id, "0.00").await?;
                 let (debit, credit) = (shard.treasury.clone(), id.clone());
                 let order = Order { id: random.uuid(), debit, credit, amount: FUNDS };
-                history.records.push(fund(&client, order).await?);
+                opening.push(fund(&client, order).await?);
             }
         }
-        Ok((Self { shards }, history))
+        Ok((Self { shards }, opening))
     }
 
-    /// An order between two of them.
+    /// A random order between two of the accounts.
     pub fn order(&self, random: &mut Random) -> Order {
         let from = random.below(self.shards.len());
-        // Half of the transfers cross shards.
+        // Half of the orders draw the payee's shard at random, so that many transfers cross shards.
         let to = if random.percent(50) { from } else { random.below(self.shards.len()) };
         let (debit, credit) = loop {
             let (debit, credit) = (self.shards[from].pick(random), self.shards[to].pick(random));

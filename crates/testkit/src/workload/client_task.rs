@@ -1,4 +1,4 @@
-//! One client: asks, writes down, asks again until it knows.
+//! A client of single transfers or batches. It records each request and its answer, and repeats the request until the outcome is certain.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::{
     seed::Random,
 };
 
-/// In a hundred single transfers: so many are replayed, and so many are read back through another router.
+/// Of a hundred single transfers, the number that are replayed, and the number that are read back through another router.
 const REPLAYED: usize = 10;
 const READ_BACK: usize = 10;
-/// In a hundred answers "not executed": so many are taken at their word.
+/// Of a hundred answers "not executed", the number after which the client gives the order up.
 const GIVEN_UP: usize = 40;
 
 pub struct ClientTask {
@@ -83,7 +83,7 @@ impl ClientTask {
         self.history
     }
 
-    /// The record, and the first definite answer unless the order was given up.
+    /// Returns the record, and the first definite answer unless the client gave the order up.
     async fn send_until_definite(&mut self, order: Order) -> (Record, Option<Answer>) {
         let mut record = Record::new(order);
         let mut pause = AGAIN_FIRST;
@@ -117,7 +117,7 @@ impl ClientTask {
         }
     }
 
-    /// Whether nothing more is to be sent for it.
+    /// Whether the client sends nothing more for this order.
     fn is_done(&mut self, record: &Record) -> bool {
         match record.attempts.last().map(|attempt| &attempt.verdict) {
             Some(Verdict::Posted | Verdict::Rejected { .. } | Verdict::Nonsense { .. }) => true,
@@ -129,7 +129,7 @@ impl ClientTask {
         }
     }
 
-    /// INV-6: a replay gives the same answer byte for byte; problems differ in their request id only.
+    /// INV-6: a replay gives the same answer byte for byte. Problems differ only in their request id.
     async fn replay(&mut self, record: &mut Record, first: &Answer) {
         let Ok(again) = self.send(record).await else { return };
         if !record.attempts.last().is_some_and(|attempt| attempt.verdict.is_definite()) {
@@ -142,13 +142,13 @@ impl ClientTask {
         }
     }
 
-    /// INV-12: a read after an answered write sees it, through any router.
+    /// INV-12: a read after an answered write sees the write, through any router.
     async fn read_back(&mut self, record: &Record, answer: &Answer) {
         let Some(written) = answer.json().ok().and_then(|body| body["debit_account"]["version"].as_i64()) else {
             return;
         };
         let path = account_path(&record.order.debit);
-        // Out of reach for the moment: nothing to compare.
+        // The account cannot be reached at the moment, so there is nothing to compare.
         let Ok(account) = self.http.get(self.http.next_router(), &path).await else { return };
         let read = account["version"].as_i64().unwrap_or_default();
         if read < written {

@@ -1,4 +1,4 @@
-//! One client that places holds and ends them in every way there is, some ways at once, and takes back what it captured.
+//! A client that places holds, ends them in every possible way, some of these at the same time, and reverses what it captured.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,17 +12,17 @@ use uuid::Uuid;
 
 use super::{AGAIN_FIRST, AGAIN_LONGEST, Accounts, History, Progress};
 use crate::{
-    client::{Answer, Client, NoAnswer, Verdict, escaped},
-    history::{ASSET, Attempt, Capture, Fate, Life, Order, Record, Reversal, RunClock, decimal},
+    client::{Answer, Client, NoAnswer, Verdict, hold_path, transfer_path},
+    history::{Attempt, Capture, Fate, Life, Order, Record, Reversal, RunClock, decimal, hold_body},
     seed::Random,
 };
 
-/// In a hundred lives: so many begin with a capture of a part.
+/// Of a hundred holds, the number that begin with a capture of a part.
 const IN_PARTS: usize = 50;
-/// In a hundred captures: so many are reversed, and in a hundred reversals so many meet another one.
+/// Of a hundred captures, the number that are reversed. Of a hundred reversals, the number that compete with another one.
 const REVERSED: usize = 50;
 const TWICE: usize = 50;
-const EXPIRES_IN_S: u64 = 1;
+const EXPIRES_IN_S: u32 = 1;
 
 type Judge = fn(&Result<Answer, NoAnswer>) -> Verdict;
 
@@ -33,21 +33,21 @@ pub struct TwoPhaseTask {
     clock: RunClock,
     progress: Arc<Progress>,
     history: History,
-    /// Of requests that run at once.
+    /// Wrong answers. The mutex is for requests that run at the same time.
     anomalies: Mutex<Vec<String>>,
 }
 
-/// How a hold is to end.
+/// The way in which the client ends a hold.
 #[derive(Debug, Clone, Copy)]
 enum Plan {
     Captured,
     Released,
     Expired,
-    /// Captured and released at once.
+    /// A capture and a release run at the same time.
     Raced,
-    /// Captured twice at once.
+    /// Two captures run at the same time.
     CapturedTwice,
-    /// More is asked for than there is; then it is released.
+    /// A capture asks for more than the hold has. Then the hold is released.
     Exceeded,
 }
 
@@ -82,10 +82,7 @@ impl TwoPhaseTask {
         let plan = *self.random.choose(&PLANS);
         let order = self.accounts.order(&mut self.random);
         let seconds = matches!(plan, Plan::Expired).then_some(EXPIRES_IN_S);
-        let body = json!({
-            "id": order.id, "debit": order.debit, "credit": order.credit, "amount": decimal(order.amount), "asset": ASSET,
-            "expires_in_s": seconds,
-        });
+        let body = hold_body(order.id, &order.debit, &order.credit, &decimal(order.amount), seconds);
         let mut hold = Record::new(order.clone());
         let placed = self.ask(&mut hold, "/v1/holds", &body, Verdict::of_hold).await;
         let mut life = Life::new(hold);
@@ -107,7 +104,7 @@ impl TwoPhaseTask {
                 }
             }
         }
-        // Whatever has become of it, the first answer stands.
+        // The first answer stays the same, in whatever way the hold ended.
         if let Some(first) = placed {
             self.again(&mut life.hold, "/v1/holds", &body, Verdict::of_hold, &first).await;
         }
@@ -118,12 +115,12 @@ impl TwoPhaseTask {
         let order = life.hold.order.clone();
         let part = Some(1 + left / 3).filter(|_| self.random.percent(50) && left > 1);
         match plan {
-            // It may have been captured to the last, or have expired: then that is what is answered.
+            // The hold may have been captured completely or have expired. The answer then says so.
             Plan::Captured => life.captures.push(self.capture(&order, part, true).await),
             Plan::Released => life.releases.push(self.release(&order).await),
-            // By then it has expired, or is just about to.
+            // By then the hold has expired or is about to expire.
             Plan::Expired if self.random.percent(50) => {
-                tokio::time::sleep(Duration::from_secs(EXPIRES_IN_S)).await;
+                tokio::time::sleep(Duration::from_secs(EXPIRES_IN_S.into())).await;
                 life.releases.push(self.release(&order).await);
             }
             Plan::Expired => {}
@@ -133,7 +130,7 @@ impl TwoPhaseTask {
                 life.releases.push(release);
             }
             Plan::CapturedTwice => {
-                // A hold of one cent may have nothing left, and nothing cannot be asked for.
+                // A hold of one cent may have nothing left, and a capture of nothing is malformed.
                 let rest = Some(left.max(1));
                 let (one, two) = tokio::join!(self.capture(&order, part, true), self.capture(&order, rest, true));
                 life.captures.extend([one, two]);
@@ -145,18 +142,18 @@ impl TwoPhaseTask {
         }
     }
 
-    /// Without an amount: of all that remains.
+    /// Captures this amount, or all that remains if there is no amount.
     async fn capture(&self, hold: &Order, amount: Option<i64>, finalizes: bool) -> Capture {
         let order = Order { id: Uuid::now_v7(), amount: amount.unwrap_or(0), ..hold.clone() };
-        let path = format!("/v1/holds/{}/capture?debit={}", hold.id, escaped(&hold.debit));
+        let path = hold_path(hold.id, &hold.debit, "/capture");
         let body = json!({"id": order.id, "amount": amount.map(decimal), "final": finalizes});
         Capture { record: self.follow_up(order, amount, &path, &body).await, finalizes }
     }
 
-    /// Once, or twice at once.
+    /// Reverses a capture, either once or with two requests at the same time.
     async fn reverse(&mut self, capture: &Order) -> Vec<Reversal> {
         let twice = self.random.percent(TWICE);
-        let path = format!("/v1/transfers/{}/reverse?debit={}", capture.id, escaped(&capture.debit));
+        let path = transfer_path(capture.id, &capture.debit, "/reverse");
         let this = &*self;
         let one = async |amount: Option<i64>| {
             let (debit, credit) = (capture.credit.clone(), capture.debit.clone());
@@ -174,13 +171,13 @@ impl TwoPhaseTask {
     }
 
     async fn release(&self, hold: &Order) -> Record {
-        let path = format!("/v1/holds/{}/release?debit={}", hold.id, escaped(&hold.debit));
+        let path = hold_path(hold.id, &hold.debit, "/release");
         let mut record = Record::new(hold.clone());
         self.ask(&mut record, &path, &json!({}), Verdict::of_release).await;
         record
     }
 
-    /// A capture or reversal. One without an amount learns it from what is stored.
+    /// Sends a capture or reversal until its answer is definite. If the request has no amount, the record gets the stored amount.
     async fn follow_up(&self, order: Order, amount: Option<i64>, path: &str, body: &Value) -> Record {
         let mut record = Record::new(order);
         let Some(first) = self.ask(&mut record, path, body, Verdict::of_transfer).await else { return record };
@@ -192,7 +189,7 @@ impl TwoPhaseTask {
     }
 
     async fn stored_amount(&self, order: &Order) -> i64 {
-        let path = format!("/v1/transfers/{}?debit={}", order.id, escaped(&order.debit));
+        let path = transfer_path(order.id, &order.debit, "");
         loop {
             if let Ok(found) = self.http.get(self.http.next_router(), &path).await {
                 let amount = found["amount"].as_str().unwrap_or_default().replace('.', "");
@@ -202,7 +199,7 @@ impl TwoPhaseTask {
         }
     }
 
-    /// Asks until the answer is definite, or no answer to such a question.
+    /// Repeats the request until the answer is definite, or until the answer is one that the contract forbids.
     async fn ask(&self, record: &mut Record, path: &str, body: &Value, judge: Judge) -> Option<Answer> {
         let mut pause = AGAIN_FIRST;
         loop {
@@ -224,7 +221,7 @@ impl TwoPhaseTask {
         answer
     }
 
-    /// INV-6, as far as there is an answer.
+    /// INV-6: the replay of an answered request has the same answer. The check needs a definite answer to the replay.
     async fn again(&self, record: &mut Record, path: &str, body: &Value, judge: Judge, first: &Answer) {
         let Ok(again) = self.send(record, path, body, judge).await else { return };
         if !record.attempts.last().is_some_and(|attempt| attempt.verdict.is_definite()) {

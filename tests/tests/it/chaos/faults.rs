@@ -1,4 +1,4 @@
-//! Faults: how each is brought about, and what proves that it had an effect.
+//! The faults: how a test causes each of them, and what proves that the fault had an effect.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use testkit::{
 use crate::moves::support::Movement;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two looks at a move.
+/// The pause between two looks at a move.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,15 +23,15 @@ pub enum Fault {
     KillRouter,
     FreezeNode,
     FreezeRouter,
-    /// Ends every session of the services on a database, in the middle of whatever they do.
+    /// Ends every session of the services on a database, in the middle of their work.
     EndSessions,
     /// The database refuses writes for a while.
     ReadOnly,
-    /// A session like that of a frozen node's lane holds the fence.
+    /// A session holds the fence, as the one of a frozen node's lane does.
     HoldFence,
-    /// A transaction elsewhere keeps a snapshot open, as `pg_dump` does.
+    /// The transaction of another client keeps a snapshot open, as `pg_dump` does.
     HoldSnapshot,
-    /// Slots begin to move to another shard. The move goes on beside the faults that follow.
+    /// Slots begin to move to another shard. The move goes on during the faults that follow.
     MoveSlots,
 }
 
@@ -69,7 +69,7 @@ impl Fault {
     }
 }
 
-/// The slots that move, back and forth between the first two shards of a cluster.
+/// The slots that move back and forth between the first two shards of a cluster.
 #[derive(Default)]
 pub struct Moving {
     present: Option<Movement>,
@@ -117,7 +117,7 @@ impl Moving {
             if self.is_under_way().await?
                 && let Some(movement) = &self.present
             {
-                bail!("it is {:?}", movement.status().await?);
+                bail!("the move is not over: {:?}", movement.status().await?);
             }
             Ok(Some(()))
         })
@@ -125,7 +125,7 @@ impl Moving {
     }
 }
 
-/// Brings a fault about and waits until it is over. Returns what it was done to.
+/// Causes a fault and waits until it is over. Returns the target of the fault and the proof of its effect.
 pub async fn bring_about(
     fault: Fault,
     cluster: &mut Cluster,
@@ -207,7 +207,7 @@ async fn set_read_only(server: &str, is_read_only: bool) -> anyhow::Result<()> {
         "ALTER SYSTEM RESET default_transaction_read_only"
     };
     for statement in [set, "SELECT pg_reload_conf()"] {
-        // The superuser's own session must not be read-only either.
+        // The superuser's own session must not be read-only, or it could not reset the setting.
         database::run(server, statement).await?;
     }
     Ok(())

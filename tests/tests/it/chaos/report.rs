@@ -1,4 +1,4 @@
-//! The page of a run of rounds: for each round what its clients got from each shard over time, with the faults drawn in.
+//! The report of a run of rounds. For each round it shows what the clients got from each shard over time, with the faults drawn in.
 
 use std::{
     collections::BTreeMap,
@@ -19,18 +19,18 @@ use testkit::{
     history::{Attempt, Record},
 };
 
-/// Answers are counted by intervals of this length.
+/// The length of the intervals in which answers are counted.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// So many in a hundred answers came sooner than the latency that is drawn.
+/// The percentile of the latency that is drawn.
 const PERCENT: usize = 95;
 
-/// Written after each round, so that a run that ends early leaves the rounds before.
+/// The report. It is written after each round, so that a run that ends early leaves a report of its rounds.
 pub struct Report {
     file: PathBuf,
-    rounds: Vec<Round>,
+    rounds: Vec<RoundReport>,
 }
 
-pub struct Round {
+pub struct RoundReport {
     pub seed: u64,
     pub timeline: Timeline,
     pub line: String,
@@ -45,7 +45,7 @@ impl Report {
     }
 
     /// Adds a round and writes the page.
-    pub fn add(&mut self, round: Round) -> anyhow::Result<()> {
+    pub fn add(&mut self, round: RoundReport) -> anyhow::Result<()> {
         self.rounds.push(round);
         if let Some(folder) = self.file.parent() {
             fs::create_dir_all(folder)?;
@@ -56,7 +56,7 @@ impl Report {
     fn page(&self) -> String {
         let mut page = Page::new("Shardledger: rounds of random faults");
         page.paragraph(
-            "Each round draws some faults and brings them about under payments, batches, holds, captures, reversals and retries through two \
+            "Each round draws some faults and causes them under payments, batches, holds, captures, reversals and retries through two \
              routers. It then lets the cluster heal, and audits every answer that a client got. A payment counts for the shard that owned its debit account when the round began.",
         );
         page.table(
@@ -104,7 +104,7 @@ pub fn timeline(records: &[Record], placement: &Placement, events: Vec<Event>, l
     }
 }
 
-/// A value for each interval, of the answers that came in it.
+/// Computes a value for each interval from the answers that came in it.
 fn over_time(
     name: &str,
     attempts: &[&Attempt],

@@ -1,12 +1,11 @@
 //! Rounds of random faults, each from a seed of its own: `make chaos SEED=… FAULTS=… SECONDS=… ROUNDS=…`.
 //!
-//! A round draws some of the faults, brings them about one after another under a mixed load while slots may move, lets the cluster heal
-//! and come to rest, and audits every answer that a client got. It prints one line. The seed in the line repeats the choice of faults,
-//! targets and times; the interleaving with the load differs from run to run. `target/chaos/report.html` has a timeline of each round.
+//! A round draws some of the faults and causes them one after another under a mixed load, while slots may move. It then lets the cluster
+//! heal and come to rest, audits every answer that a client got, and prints one line. The seed in the line repeats the choice of faults,
+//! targets and times. The interleaving with the load differs from run to run. `target/chaos/report.html` has a timeline of each round.
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,7 @@ use testkit::{
     audit::audit,
     cluster::Cluster,
     seed::{Random, Seed},
-    workload::{Accounts, Load},
+    workload::Load,
 };
 
 use super::{
@@ -27,10 +26,10 @@ use super::{
 };
 
 const SHARDS: u16 = 3;
-/// What `make test` runs.
+/// The number of rounds that `make test` runs.
 const ROUNDS: usize = 3;
 const SECONDS: u64 = 15;
-/// Faults that a round draws, at least and at most.
+/// The smallest and the largest number of faults that a round draws.
 const DRAWN: (usize, usize) = (3, 6);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,7 +38,7 @@ async fn rounds_of_random_faults_lose_nothing_and_heal() -> anyhow::Result<()> {
     let faults = chosen()?;
     let rounds = from_environment("ROUNDS").unwrap_or(ROUNDS);
     let seconds = from_environment("SECONDS").unwrap_or(SECONDS);
-    // The first round has the seed that was given, so that the seed of any line repeats its round as the first.
+    // The first round has the given seed. The seed of any printed line therefore repeats its round as the first round of a new run.
     let mut seeds = seed.random();
     let mut page = Report::begin();
     for number in 1..=rounds {
@@ -70,13 +69,12 @@ async fn round(seed: &Seed, faults: &[Fault], length: Duration, page: &mut Repor
     let mut random = seed.random();
     let drawn = draw(faults, &mut random);
     let mut cluster = Cluster::start(SHARDS, 2).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 8, &mut random).await?;
     let placement = cluster.placement()?;
-    let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
+    let load = Load::start(&cluster, 8, &mut random, seed, MIX).await?;
     let (begun, mut moving) = (Instant::now(), Moving::default());
     let mut proofs: BTreeMap<Fault, Vec<String>> = BTreeMap::new();
     let mut events = Vec::new();
-    // Each fault at least once.
+    // Each drawn fault is caused at least once.
     let mut turn = 0;
     while turn < drawn.len() || begun.elapsed() < length {
         let fault = drawn.get(turn).copied().unwrap_or_else(|| *random.choose(&drawn));
@@ -87,7 +85,7 @@ async fn round(seed: &Seed, faults: &[Fault], length: Duration, page: &mut Repor
         let to_s = begun.elapsed().as_secs_f64();
         events.push(Event { kind: fault.name().to_owned(), from_s, to_s, detail: proof.clone() });
         proofs.entry(fault).or_default().push(proof);
-        // Some traffic between two faults.
+        // The load runs for a moment between two faults.
         tokio::time::sleep(Duration::from_millis(100 + random.below(400) as u64)).await;
     }
     let from_s = begun.elapsed().as_secs_f64();
@@ -96,16 +94,15 @@ async fn round(seed: &Seed, faults: &[Fault], length: Duration, page: &mut Repor
     let went_on = begun.elapsed();
     let detail = "no further faults; moves end, processes are back".to_owned();
     events.push(Event { kind: "healing".to_owned(), from_s, to_s: went_on.as_secs_f64(), detail });
-    let mut history = load.finish().await?;
+    let history = load.finish().await?;
     let timeline = report::timeline(&history.records, &placement, events, went_on);
-    history.records.extend(opening.records);
     let attempts: usize = history.records.iter().map(|record| record.attempts.len()).sum();
     let audited = audit(&cluster, &history).await.with_context(|| format!("after {proofs:?}"));
     let (is_clean, line) = match &audited {
         Ok(summary) => (true, format!("{summary:?}")),
         Err(error) => (false, format!("{error:#}")),
     };
-    page.add(report::Round { seed: seed.value(), timeline, line, is_clean })?;
+    page.add(report::RoundReport { seed: seed.value(), timeline, line, is_clean })?;
     let summary = audited?;
     ensure!(summary.posted > 0, "the load did nothing: {summary:?}");
     cluster.finish().await?;

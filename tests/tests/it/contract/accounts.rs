@@ -1,4 +1,4 @@
-//! Accounts: changes within their limits, and reads of what was written.
+//! Tests of accounts: changes within their limits, and reads after writes.
 
 use anyhow::ensure;
 use futures_util::future::join_all;
@@ -10,19 +10,19 @@ use super::{
     stage::{Findings, Stage, order},
 };
 
-/// Reads at one moment.
+/// The number of reads that run at the same time.
 const AT_ONCE: usize = 400;
 
-/// An account as [`Stage::account`] takes it; its changes, each with its answer.
-type Story = (&'static str, &'static [(&'static str, &'static str)]);
+/// An account as [`Stage::account`] takes it, and its changes, each with the answer.
+type AccountChanges = (&'static str, &'static [(&'static str, &'static str)]);
 
 #[rustfmt::skip]
-const STORIES: &[Story] = &[
+const STORIES: &[AccountChanges] = &[
     ("USD", &[(r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "open"}"#, "200 open")]),
     ("USD", &[(r#"{"status": "closed"}"#, "200 closed"), (r#"{"status": "open"}"#, "200 open")]),
     ("USD posted=1", &[(r#"{"status": "closed"}"#, "409 account_not_empty"), (r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "closed"}"#, "409 account_not_empty")]),
     ("USD posted=-1 overdraft=5", &[(r#"{"status": "closed"}"#, "409 account_not_empty"), (r#"{"overdraft": "0.99"}"#, "422 insufficient_funds"), (r#"{"overdraft": "1"}"#, "200 open"), (r#"{"overdraft": "unlimited"}"#, "200 open")]),
-    // A balance above a new limit stays. The limit is for later credits.
+    // A balance above a new limit stays. The limit applies to later credits.
     ("USD posted=10", &[(r#"{"max_balance": "5"}"#, "200 open"), (r#"{"max_balance": null}"#, "200 open")]),
     ("JPY", &[(r#"{"overdraft": "1.0"}"#, "400 invalid_amount at='/overdraft'"), (r#"{"max_balance": "0.5"}"#, "400 invalid_amount at='/max_balance'")]),
     ("USD", &[(r#"{"metadata": {"a": "1"}}"#, "200 open"), (r#"{"metadata": {}}"#, "200 open"), (r#"{"metadata": null}"#, "200 open")]),
@@ -46,7 +46,7 @@ async fn changes_keep_an_account_within_its_limits() -> anyhow::Result<()> {
                         let grows = i64::from(without_version(&before) != without_version(&after));
                         ensure!(version(&after) == version(&before) + grows, "from {before} to {after}");
                     } else {
-                        ensure!(after == before, "refused and changed: {after}");
+                        ensure!(after == before, "the change was refused and had an effect: {after}");
                     }
                 }
                 anyhow::Ok(())
@@ -92,7 +92,7 @@ async fn limits_hold_after_they_were_changed() -> anyhow::Result<()> {
     stage.finish().await
 }
 
-/// Balances, versions, transfers.
+/// The test compares balances, versions and transfers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_router_has_answered_the_other_router_reads() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
@@ -117,7 +117,7 @@ async fn what_one_router_has_answered_the_other_router_reads() -> anyhow::Result
     stage.finish().await
 }
 
-/// Many clients read at one moment, as after a restart: more connections than the queue of a listener holds by default, and
+/// Many clients read at the same moment, as after a restart. There are more connections than the queue of a listener holds by default, and
 /// more reads than a node has connections to its database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_is_read_by_many_clients_at_once() -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
-//! The API under test: requests as clients send them. Each answer is checked against the rules that hold for all answers, and against the
-//! description of the API.
+//! Requests to the API under test, as clients send them. Each answer is checked against the rules that hold for all answers, and against
+//! the description of the API.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -24,16 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub const JSON: &str = "application/json";
 pub const NDJSON: &str = "application/x-ndjson";
 
-/// Shorter than the time after which routers close an idle connection, which they might do while a request is sent on it.
+/// Shorter than the time after which routers close an idle connection, because they might close it while a request is sent on it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often a request is sent again, and after what time.
+/// How often a request that was answered 503 is sent again, and after what pause.
 const RESENT: usize = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 const TIMEOUT: &str = "x-request-timeout-ms";
 
-/// A request.
+/// An HTTP request of a test.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub method: Method,
@@ -92,8 +92,8 @@ pub struct TextReply {
 }
 
 impl Reply {
-    /// The parts of an answer that the contract fixes, in a line: `201 posted`, `200 posted replayed`,
-    /// `422 insufficient_funds side=debit`, `400 invalid_amount at=/amount`, `400 invalid_parameter at=?limit`.
+    /// The parts of an answer that the contract fixes, in one line. Examples are `201 posted`, `200 posted replayed`, `422
+    /// insufficient_funds side=debit`, `400 invalid_amount at='/amount'` and `400 invalid_parameter at=?limit`.
     pub fn summary(&self) -> String {
         let text = |name: &str| self.body[name].as_str();
         let mut summary = self.status.to_string();
@@ -135,7 +135,7 @@ fn place(error: &Value) -> String {
     }
 }
 
-/// All routers of a cluster.
+/// The API of all routers of a cluster.
 #[derive(Debug)]
 pub struct Api {
     http: Client<HttpConnector, Full<Bytes>>,
@@ -145,7 +145,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Reads the description that the routers serve.
+    /// Connects to the routers and reads the description that they serve.
     pub async fn connect(routers: Vec<String>) -> anyhow::Result<Self> {
         let http = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -153,7 +153,7 @@ impl Api {
             .build_http();
         let mut api = Self { http, routers, next: AtomicUsize::new(0), description: Description::default() };
         let reply = api.exchange(0, &Call::get("/openapi.json")).await?;
-        ensure!(reply.status == 200, "no description: {}", reply.body);
+        ensure!(reply.status == 200, "expected the description of the API, not {}", reply.body);
         api.description = Description::new(reply.body);
         Ok(api)
     }
@@ -167,8 +167,8 @@ impl Api {
         self.send_to(self.next.fetch_add(1, Relaxed), call).await
     }
 
-    /// Sends a request through one router. A request that was answered 503 was not executed. It is sent again, as clients should do, for a
-    /// limited number of times, and each time is printed.
+    /// Sends a request through one router. A request that was answered 503 was not executed. It is sent again a limited number of times, as
+    /// clients should do, and each time is printed.
     pub async fn send_to(&self, router: usize, call: Call) -> anyhow::Result<Reply> {
         for _ in 0..RESENT {
             let reply = self.exchange_checked(router, &call).await?;
@@ -181,7 +181,7 @@ impl Api {
         self.exchange_checked(router, &call).await
     }
 
-    /// Sends a request once, whatever the answer is.
+    /// Sends a request once, even if the answer is 503.
     pub async fn send_once(&self, call: Call) -> anyhow::Result<Reply> {
         self.exchange_checked(self.next.fetch_add(1, Relaxed), &call).await
     }
@@ -195,7 +195,7 @@ impl Api {
         Ok(reply)
     }
 
-    /// Sends a request whose answer must have this [`Reply::summary`]. Gives the answer.
+    /// Sends a request whose answer must have this [`Reply::summary`], and returns the answer.
     pub async fn expect(&self, call: Call, summary: &str) -> anyhow::Result<Reply> {
         let told = format!("{} {}", call.method, call.path);
         self.send(call).await?.expect(summary).context(told)
@@ -205,20 +205,21 @@ impl Api {
         &self.routers[router % self.routers.len()]
     }
 
-    /// An answer that is a text other than JSON.
+    /// Sends a request whose answer is not JSON, and returns it as text.
     pub async fn text(&self, call: &Call) -> anyhow::Result<TextReply> {
         let (parts, bytes) = self.exchange_bytes(self.next.fetch_add(1, Relaxed), call).await?;
         Ok(TextReply {
             status: parts.status.as_u16(),
             headers: parts.headers,
-            body: String::from_utf8(bytes.to_vec()).context("the answer is no UTF-8")?,
+            body: String::from_utf8(bytes.to_vec()).context("the answer is not UTF-8")?,
         })
     }
 
     async fn exchange(&self, router: usize, call: &Call) -> anyhow::Result<Reply> {
         let (parts, bytes) = self.exchange_bytes(router, call).await?;
-        let body = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} and no JSON: {:?}", parts.status, String::from_utf8_lossy(&bytes)))?;
+        let body = serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} and a body that is not JSON: {:?}", parts.status, String::from_utf8_lossy(&bytes))
+        })?;
         Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
@@ -227,7 +228,7 @@ impl Api {
         for (name, value) in &call.headers {
             request = request.header(*name, value.as_slice());
         }
-        // A busy machine must not fail a test. A test of time limits sets its own.
+        // The time limit is long, because a busy machine must not fail a test. A test of time limits sets its own.
         if !call.headers.iter().any(|(name, _)| *name == TIMEOUT) {
             request = request.header(TIMEOUT, "30000");
         }
@@ -236,11 +237,11 @@ impl Api {
             let (parts, body) = self.http.request(request).await?.into_parts();
             Ok((parts, body.collect().await?.to_bytes()))
         };
-        tokio::time::timeout(PATIENCE, exchange).await.context("no answer")?
+        tokio::time::timeout(PATIENCE, exchange).await.with_context(|| format!("no answer within {PATIENCE:?}"))?
     }
 }
 
-/// The members of every problem.
+/// The members that every problem has.
 const PROBLEM_MEMBERS: [&str; 9] =
     ["type", "title", "status", "detail", "instance", "code", "retryable", "executed", "request_id"];
 /// Statuses after which the same request may succeed later.
@@ -249,9 +250,9 @@ const RETRYABLE: [u16; 5] = [408, 429, 500, 503, 504];
 const UNKNOWN: [u16; 2] = [500, 504];
 
 fn check_rules(call: &Call, reply: &Reply) -> anyhow::Result<()> {
-    ensure!(!reply.header("x-request-id").is_empty(), "no X-Request-Id");
+    ensure!(!reply.header("x-request-id").is_empty(), "the answer has no X-Request-Id");
     if reply.status < 400 {
-        ensure!(reply.header("content-type") == "application/json", "{:?}", reply.headers);
+        ensure!(reply.header("content-type") == "application/json", "the answer is not JSON: {:?}", reply.headers);
         return Ok(());
     }
     problem(call, reply).map_err(|reason| reason.context(reply.body.to_string()))
@@ -259,29 +260,32 @@ fn check_rules(call: &Call, reply: &Reply) -> anyhow::Result<()> {
 
 fn problem(call: &Call, reply: &Reply) -> anyhow::Result<()> {
     let (status, body) = (reply.status, &reply.body);
-    ensure!(reply.header("content-type") == "application/problem+json", "{:?}", reply.headers);
+    ensure!(reply.header("content-type") == "application/problem+json", "it is not a problem: {:?}", reply.headers);
     for member in PROBLEM_MEMBERS {
-        ensure!(!body[member].is_null(), "no {member}");
+        ensure!(!body[member].is_null(), "the problem has no {member}");
     }
     let code = body["code"].as_str().unwrap_or_default();
-    ensure!(body["type"].as_str().is_some_and(|kind| kind.ends_with(&format!(":{code}"))), "type without the code");
-    ensure!(body["status"] == status, "another status than the line's {status}");
-    ensure!(body["request_id"] == reply.header("x-request-id"), "another request id than the header's");
+    ensure!(body["type"].as_str().is_some_and(|kind| kind.ends_with(&format!(":{code}"))), "the type lacks the code");
+    ensure!(body["status"] == status, "the status in the body is not that of the answer, {status}");
+    ensure!(body["request_id"] == reply.header("x-request-id"), "the body has another request id");
     let (path, _) = call.path.split_once('?').unwrap_or((&call.path, ""));
-    ensure!(body["instance"] == path, "another instance than the request's path");
-    ensure!(body["retryable"] == RETRYABLE.contains(&status), "retryable");
+    ensure!(body["instance"] == path, "the instance is not the path of the request, {path}");
+    ensure!(body["retryable"] == RETRYABLE.contains(&status), "retryable is wrong for {status}");
     let executed = if UNKNOWN.contains(&status) { json!("unknown") } else { json!(false) };
-    ensure!(body["executed"] == executed, "executed");
-    ensure!([429, 503].contains(&status) == reply.headers.contains_key("retry-after"), "Retry-After");
-    ensure!(status != 500, "an internal error");
+    ensure!(body["executed"] == executed, "expected executed to be {executed}");
+    ensure!(
+        [429, 503].contains(&status) == reply.headers.contains_key("retry-after"),
+        "Retry-After is for 429 and 503"
+    );
+    ensure!(status != 500, "the router answered an internal error");
     if status == 400 {
         let errors = body["errors"].as_array().map_or(&[][..], Vec::as_slice);
-        ensure!(!errors.is_empty(), "a malformed request without its errors");
+        ensure!(!errors.is_empty(), "the answer to a malformed request lists no errors");
         for error in errors {
             let places = ["pointer", "parameter", "header"].into_iter().filter(|place| error[*place].is_string());
-            ensure!(places.count() == 1, "an error that is not in one place: {error}");
-            ensure!(error["code"].is_string() && error["detail"].is_string(), "an error that says nothing: {error}");
-            ensure!(is_pointer(&error["pointer"]), "no JSON pointer (RFC 6901): {error}");
+            ensure!(places.count() == 1, "an error must name exactly one place: {error}");
+            ensure!(error["code"].is_string() && error["detail"].is_string(), "code or detail is missing: {error}");
+            ensure!(is_pointer(&error["pointer"]), "the pointer is not a JSON pointer (RFC 6901): {error}");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Atomic groups: all of a group takes effect on one shard, or nothing.
+//! Tests of atomic groups: either all of a group takes effect, on one shard, or nothing.
 
 use anyhow::ensure;
 use http::Method;
@@ -13,7 +13,7 @@ use super::{
 
 const FAILED: &str = "failed batch_failed";
 
-/// The accounts of a test: one has money, two have none, one is closed, one is on another shard.
+/// The accounts of a test. One has money, two have none, one is closed, and one is on another shard.
 struct Group {
     stage: Stage,
     rich: String,
@@ -55,14 +55,14 @@ async fn a_group_takes_effect_as_a_whole_and_is_replayed_as_a_whole() -> anyhow:
     let group = Group::on(Stage::shared().await?).await?;
     let items = [group.order(&group.rich, &group.poor, "10"), group.order(&group.poor, &group.third, "10")];
     let found = group.send(&items).await?;
-    ensure!(found == ["posted", "posted"], "{found:?}");
+    expect!(found == ["posted", "posted"], "{found:?}");
     let again = group.send(&items).await?;
-    ensure!(again == ["posted replayed", "posted replayed"], "{again:?}");
+    expect!(again == ["posted replayed", "posted replayed"], "{again:?}");
     let lines: Vec<String> = items.iter().map(Value::to_string).collect();
     let lines = Call::bare(Method::POST, "/v1/transfers:batch?atomic=true", lines.join("\n"));
     let reply = group.stage.api.expect(lines.header("content-type", NDJSON), "200").await?;
-    ensure!(results(&reply.body, &items)? == again, "{}", reply.body);
-    ensure!(group.balances().await? == ["90.00", "0.00", "10.00"], "moved otherwise");
+    expect!(results(&reply.body, &items)? == again, "{}", reply.body);
+    ensure!(group.balances().await? == ["90.00", "0.00", "10.00"], "10.00 should have moved");
     group.stage.finish().await
 }
 
@@ -95,7 +95,7 @@ async fn a_group_with_one_refusal_leaves_nothing_and_its_ids_stay_free() -> anyh
 
     let mut items = [group.order(&group.rich, &group.poor, "1"), group.order(&group.poor, &group.third, "999")];
     let found = group.send(&items).await?;
-    ensure!(found == [FAILED, "failed insufficient_funds debit"], "{found:?}");
+    expect!(found == [FAILED, "failed insufficient_funds debit"], "{found:?}");
     items[1]["amount"] = json!("1");
     let found = group.send(&items).await?;
     ensure!(found == ["posted", "posted"], "the ids were not free: {found:?}");
@@ -110,19 +110,19 @@ async fn a_group_replays_what_was_posted_before_and_fails_on_other_content_or_a_
     // A transfer that was posted before is replayed.
     let new = group.order(&group.poor, &group.third, "1");
     let found = group.send(&[before.clone(), new]).await?;
-    ensure!(found == ["posted replayed", "posted"], "{found:?}");
+    expect!(found == ["posted replayed", "posted"], "{found:?}");
     // Other content under its id fails the group.
     let mut other = before.clone();
     other["amount"] = json!("2");
     let new = group.order(&group.rich, &group.third, "1");
     let found = group.send(&[new.clone(), other]).await?;
-    ensure!(found == [FAILED, "failed idempotency_mismatch amount"], "{found:?}");
+    expect!(found == [FAILED, "failed idempotency_mismatch amount"], "{found:?}");
     // A stored refusal fails every group that contains its id.
     let refused = group.order(&group.poor, &group.third, "999");
     let answer = "422 insufficient_funds side=debit";
     group.stage.api.expect(Call::post("/v1/transfers", &refused), answer).await?;
     let found = group.send(&[refused, new.clone()]).await?;
-    ensure!(found == ["rejected insufficient_funds debit replayed", FAILED], "{found:?}");
+    expect!(found == ["rejected insufficient_funds debit replayed", FAILED], "{found:?}");
     let found = group.send(&[new]).await?;
     ensure!(found == ["posted"], "the id was not free: {found:?}");
     group.stage.finish().await
@@ -141,7 +141,7 @@ async fn a_group_across_shards_is_refused_and_leaves_nothing() -> anyhow::Result
         let items = json!({"transfers": [local, stranger], "atomic": true});
         group.stage.api.expect(Call::post("/v1/transfers:batch", &items), "422 atomic_cross_shard").await?;
     }
-    ensure!(group.stage.rows().await? == rows, "it left something");
+    ensure!(group.stage.rows().await? == rows, "a refused group left rows");
     let found = group.send(&[local]).await?;
     ensure!(found == ["posted"], "the id was not free: {found:?}");
     group.stage.finish().await

@@ -1,4 +1,4 @@
-//! Malformed requests: each is answered with its code and the place of the mistake, and none leaves a row.
+//! Tests of malformed requests. Each is answered with its code and the place of the mistake, and none leaves a row.
 
 mod orders;
 mod requests;
@@ -12,8 +12,8 @@ use super::{
     stage::{Findings, Stage},
 };
 
-/// A cluster with two accounts, whose rows are counted before and after the requests. Both accounts exist, so that an order is refused for its
-/// mistake only.
+/// A cluster with two accounts, whose rows are counted before and after the requests. Both accounts exist, so that an order is refused only
+/// for its mistake.
 struct Tried {
     stage: Stage,
     debit: String,
@@ -61,7 +61,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// An object whose members are raw JSON: `replace` and `add` make it wrong in one place.
+/// An object whose members are raw JSON. `replace` and `add` make it wrong in one place.
 #[derive(Debug, Clone)]
 pub struct Members(Vec<(String, String)>);
 
@@ -92,7 +92,7 @@ impl Members {
     }
 }
 
-/// A field, its value as raw JSON, and the answer.
+/// Each row has a field of a new account, its value as raw JSON, and the answer.
 #[rustfmt::skip]
 const OPENED: &[(&str, &str, &str)] = &[
     ("id", r#""""#, "400 invalid_id at='/id'"),
@@ -118,7 +118,7 @@ const OPENED: &[(&str, &str, &str)] = &[
     ("posted", r#""1.00""#, "400 unknown_field at='/posted'"),
 ];
 
-/// A change as raw JSON, and its answer.
+/// Each row has a change of an account as raw JSON, and the answer.
 #[rustfmt::skip]
 const CHANGES: &[(&str, &str)] = &[
     ("{}", "400 invalid_json at=''"),
@@ -146,7 +146,7 @@ async fn an_account_with_a_mistake_is_not_opened() -> anyhow::Result<()> {
     opened(&mut tried, &good().without("id"), "400 invalid_id at='/id'").await;
     opened(&mut tried, &good().without("asset"), "400 invalid_asset at='/asset'").await;
     opened(&mut tried, &good().add("id", "\"newcomer\""), "400 invalid_json at='/id'").await;
-    // Two mistakes at once.
+    // A request with two mistakes is answered with both.
     opened(
         &mut tried,
         &good().replace("asset", "1").replace("overdraft", "\"-1\""),

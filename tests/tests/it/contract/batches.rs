@@ -1,4 +1,4 @@
-//! Batches: the items take effect as if one came after another, wherever the accounts live.
+//! Tests of batches. The items take effect as if one came after another, wherever the accounts live.
 
 use anyhow::{Context, ensure};
 use futures_util::future::join_all;
@@ -11,15 +11,15 @@ use super::{
     stage::{Findings, Shard, Stage, terms},
 };
 
-/// A batch. It has the accounts A, B, C and so on, as [`Stage::account`] takes them; payer, payee and amount of each item with its result; and what
-/// the accounts hold in the end.
+/// A batch. `accounts` are A, B, C and so on, as [`Stage::account`] takes them. `items` have payer, payee and amount, each with its result.
+/// `posted` is what the accounts hold in the end.
 struct Story {
     accounts: &'static [&'static str],
     items: &'static [(&'static str, &'static str)],
     posted: &'static [&'static str],
 }
 
-/// The shard of the n-th account: all on one shard, neighbours on different shards, and mixtures.
+/// Each placement gives the shard of the n-th account. All are on one shard, or neighbours are on different shards, or both occur.
 const PLACEMENTS: [fn(usize) -> Shard; 5] = [|_| 0, |n| n % 3, |n| n % 2, |n| n / 2 % 3, |n| n.div_ceil(2) % 2];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +124,7 @@ async fn a_failure_of_one_item_is_its_own() -> anyhow::Result<()> {
     }).await
 }
 
-/// Plays a story with its accounts in each placement at once.
+/// Plays a story in all placements at the same time.
 async fn tell(story: &Story) -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let told = (0..PLACEMENTS.len()).map(async |placement| tell_with(&stage, story, placement).await);
@@ -155,12 +155,12 @@ async fn tell_with(stage: &Stage, story: &Story, placement: usize) -> anyhow::Re
     };
     let expected: Vec<String> = story.items.iter().map(|(_, result)| (*result).to_owned()).collect();
     let found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
-    ensure!(found == expected, "{found:#?}");
-    // The stored results are answered again, and no money moves.
+    expect!(found == expected, "{found:#?}");
+    // The batch, sent again, is answered with the stored results, and no money moves.
     let replayed =
         |result: &String| if result.starts_with("failed") { result.clone() } else { format!("{result} replayed") };
     let again = results(&stage.api.expect(call(), "200").await?.body, &items)?;
-    ensure!(again == expected.iter().map(replayed).collect::<Vec<_>>(), "again: {again:#?}");
+    ensure!(again == expected.iter().map(replayed).collect::<Vec<_>>(), "the replay has other results: {again:#?}");
     for (account, posted) in accounts.iter().zip(story.posted).filter(|(_, posted)| !posted.is_empty()) {
         let there = stage.posted(account).await?;
         ensure!(there == *posted, "{account} holds {there}, not {posted}");
@@ -171,24 +171,25 @@ async fn tell_with(stage: &Stage, story: &Story, placement: usize) -> anyhow::Re
 /// The payer, the payee and the amount of an item such as `A B 10`.
 fn parse(item: &str, accounts: &[String]) -> anyhow::Result<Value> {
     let words: Vec<&str> = item.split(' ').collect();
-    let [debit, credit, amount] = words[..] else { anyhow::bail!("{item:?} is no item") };
+    let [debit, credit, amount] = words[..] else { anyhow::bail!("{item:?} is not of the form `A B 10`") };
     let account = |letter: &str| {
         let index = letter.bytes().next().map(|letter| usize::from(letter - b'A'));
-        index.and_then(|index| accounts.get(index)).with_context(|| format!("who is {letter}?"))
+        index.and_then(|index| accounts.get(index)).with_context(|| format!("the story has no account {letter}"))
     };
     Ok(terms(Uuid::now_v7(), account(debit)?, account(credit)?, amount, "USD"))
 }
 
-/// A line for each result, such as `rejected insufficient_funds debit replayed`. The results must have the ids of the items, in order.
+/// The results, one text each, such as `rejected insufficient_funds debit replayed`. They must have the ids of the items, in the same
+/// order.
 pub fn results(body: &Value, items: &[Value]) -> anyhow::Result<Vec<String>> {
-    let results = body["results"].as_array().context("no results")?;
+    let results = body["results"].as_array().with_context(|| format!("expected results in {body}"))?;
     ensure!(results.len() == items.len(), "{} results for {} items", results.len(), items.len());
     results
         .iter()
         .zip(items)
         .map(|(result, item)| {
             ensure!(result["id"] == item["id"], "{result} for {item}");
-            ensure!(result["code"].is_string() == result["detail"].is_string(), "{result}");
+            expect!(result["code"].is_string() == result["detail"].is_string(), "{result}");
             let words = ["status", "code", "side", "field"].iter().filter_map(|name| result[*name].as_str());
             let replayed = (result["replayed"] == true).then_some("replayed");
             Ok(words.chain(replayed).collect::<Vec<_>>().join(" "))
@@ -196,7 +197,7 @@ pub fn results(body: &Value, items: &[Value]) -> anyhow::Result<Vec<String>> {
         .collect()
 }
 
-/// Items of the largest batch, and how often a batch is sent again to a machine that is too slow for it.
+/// The number of items of the largest batch, and how often a batch is sent again if the machine is too slow for it.
 const LARGEST: usize = 10_000;
 const TRIES: usize = 4;
 
@@ -209,7 +210,7 @@ async fn ten_thousand_transfers_are_a_batch() -> anyhow::Result<()> {
         (0..LARGEST).map(|n| terms(Uuid::now_v7(), &payer, &payees[n % 2], "0.01", "USD")).collect();
     let call = || Call::post("/v1/transfers:batch", &json!({"transfers": items}));
     let mut found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
-    // A machine may be too slow for the whole batch in the time of one request. The next request does the rest.
+    // A machine may be too slow for the whole batch within the time limit of one request. The next request does the rest.
     for _ in 0..TRIES {
         if found.iter().all(|result| result.starts_with("posted")) {
             break;
@@ -221,7 +222,7 @@ async fn ten_thousand_transfers_are_a_batch() -> anyhow::Result<()> {
     }
     let other: Vec<&String> = found.iter().filter(|result| !result.starts_with("posted")).collect();
     ensure!(other.is_empty(), "{} are not posted, such as {}", other.len(), other[0]);
-    ensure!(stage.posted(&payer).await? == "-100.00", "not all was paid");
+    ensure!(stage.posted(&payer).await? == "-100.00", "the payer should have paid 100.00");
     stage.finish().await
 }
 
@@ -237,7 +238,7 @@ async fn ten_thousand_accounts_are_a_batch() -> anyhow::Result<()> {
     stage.finish().await
 }
 
-/// The answer to an item whose time was up.
+/// Whether the time limit ended before the item had a final answer.
 fn is_undecided(result: &str) -> bool {
     ["pending", "unknown", "failed shard_unavailable", "failed overloaded"]
         .iter()

@@ -1,4 +1,4 @@
-//! Callers of the API, with a key and without, and routers of one test in front of a cluster that may be shared.
+//! Callers of the API with and without keys, and routers that one test starts in front of a cluster that other tests may share.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub const CSV: &str = "text/csv; charset=utf-8; header=present";
 /// The name of the file of keys.
 const KEYS: &str = "keys.toml";
 
-/// One caller: a key, or none if the routers have no keys.
+/// A caller of the API with its key. Without a key, the routers must have no keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
     pub api: &'a Api,
@@ -31,47 +31,47 @@ impl Caller<'_> {
         self.api.send(self.with_key(call)).await
     }
 
-    /// Reads. The answer must be 200.
+    /// Sends a `GET` whose answer must be 200, and returns the body.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.read(path, "200").await
     }
 
-    /// Reads. The answer must have this [`Reply::summary`].
+    /// Sends a `GET` whose answer must have this [`Reply::summary`], and returns the body.
     pub async fn read(&self, path: &str, expected: &str) -> anyhow::Result<Value> {
         Ok(self.send(Call::get(path)).await?.expect(expected).with_context(|| path.to_owned())?.body)
     }
 
-    /// Writes. The answer must have this [`Reply::summary`].
+    /// Sends a `POST` whose answer must have this [`Reply::summary`], and returns the body.
     pub async fn post(&self, path: &str, body: &Value, expected: &str) -> anyhow::Result<Value> {
         let reply = self.send(Call::post(path, body)).await?;
         Ok(reply.expect(expected).with_context(|| format!("{path} {body}"))?.body)
     }
 
-    /// The answer as text. `accept` is the value of the header.
+    /// Sends a `GET` with this `Accept` header, and returns the answer as text.
     pub async fn text(&self, path: &str, accept: &str) -> anyhow::Result<TextReply> {
         self.api.text(&self.with_key(Call::get(path).header("accept", accept))).await
     }
 
-    /// The answer in CSV, which must be 200.
-    pub async fn csv(&self, path: &str) -> anyhow::Result<Table> {
+    /// Sends a `GET` for CSV, whose answer must be 200.
+    pub async fn csv(&self, path: &str) -> anyhow::Result<CsvAnswer> {
         let TextReply { status, headers, body } = self.text(path, "text/csv").await?;
-        ensure!(status == 200, "{path}: {status} {body}");
+        expect!(status == 200, "{path}: {status} {body}");
         let media_type = headers.get("content-type").context("no content type")?;
-        ensure!(media_type == CSV, "{path}: {media_type:?}");
-        ensure!(body.ends_with("\r\n"), "{path}: the last line has no end: {body:?}");
+        expect!(media_type == CSV, "{path}: {media_type:?}");
+        ensure!(body.ends_with("\r\n"), "{path}: the last line does not end with CRLF: {body:?}");
         let mut reader = csv::ReaderBuilder::new().terminator(csv::Terminator::CRLF).from_reader(body.as_bytes());
         let header = reader.headers()?.iter().map(str::to_owned).collect();
         let lines = reader.records().map(|line| Ok(line?.iter().map(str::to_owned).collect()));
-        Ok(Table { header, lines: lines.collect::<anyhow::Result<_>>()?, body })
+        Ok(CsvAnswer { header, lines: lines.collect::<anyhow::Result<_>>()?, body })
     }
 
-    /// All items of a list, page by page. `path` has a query.
+    /// Reads all items of a list, page by page. `path` must have a query.
     pub async fn walk(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let (mut found, mut cursor) = (Vec::new(), String::new());
         loop {
             let page = self.get(&format!("{path}{cursor}")).await?;
             found.extend(items(&page)?.iter().cloned());
-            ensure!(page["has_more"] == page["next_cursor"].is_string(), "{path}: {page}");
+            expect!(page["has_more"] == page["next_cursor"].is_string(), "{path}: {page}");
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => return Ok(found),
@@ -96,18 +96,26 @@ impl Call {
 
 /// An answer in CSV.
 #[derive(Debug)]
-pub struct Table {
+pub struct CsvAnswer {
     pub header: Vec<String>,
     pub lines: Vec<Vec<String>>,
     pub body: String,
 }
 
-/// The items of a page.
+/// Returns the items of a page.
 pub fn items(page: &Value) -> anyhow::Result<&Vec<Value>> {
-    page["data"].as_array().with_context(|| page.to_string())
+    page["data"].as_array().with_context(|| format!("expected data in {page}"))
 }
 
-/// A member that is a text.
+/// Checks that all results of a batch have this status.
+pub fn results_are(batch: &Value, status: &str) -> anyhow::Result<()> {
+    let results = batch["results"].as_array().with_context(|| format!("expected results in {batch}"))?;
+    let other = results.iter().find(|result| result["status"] != status);
+    ensure!(other.is_none(), "an item should be {status}: {other:?}");
+    Ok(())
+}
+
+/// Returns a member that is a text.
 pub fn text<'a>(value: &'a Value, member: &str) -> anyhow::Result<&'a str> {
     value[member].as_str().with_context(|| format!("no {member} in {value}"))
 }
@@ -143,7 +151,7 @@ impl OwnRouter {
         Ok(Self { api: Api::connect(vec![config.url()]).await?, process, folder })
     }
 
-    /// The file of keys. The router reads it again when it has changed.
+    /// The path of the file of keys. The router reads the file again when it has changed.
     pub fn keys(&self) -> PathBuf {
         self.folder.path().join(KEYS)
     }

@@ -1,4 +1,4 @@
-//! Answers in CSV. They have the items that the same request in JSON answers.
+//! Tests of answers in CSV. They have the same items as the answers in JSON.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -8,17 +8,17 @@ use testkit::{
 };
 
 use super::{
-    callers::{CSV, Table, items, text},
+    callers::{CSV, CsvAnswer, items, results_are, text},
     reports::{History, statement_path},
     stage::Stage,
 };
 
-/// A part of a whole list has up to 2,000 accounts of each of the three shards.
+/// More accounts than one part of a whole list has. A part has up to 2,000 accounts of each of the three shards.
 const MANY_ACCOUNTS: usize = 6_500;
 
-impl Table {
-    /// Checks that the lines have the members of these items, in this order. `guarded` are the columns of text, in which an apostrophe
-    /// guards a first character that begins formulas.
+impl CsvAnswer {
+    /// Checks that the lines have the members of these items, in this order. In the columns `guarded`, an apostrophe stands before a first
+    /// character that begins a formula in spreadsheets.
     fn has(&self, items: &[Value], guarded: &[&str]) -> anyhow::Result<()> {
         ensure!(self.lines.len() == items.len(), "{} lines, not {}", self.lines.len(), items.len());
         for (line, item) in self.lines.iter().zip(items) {
@@ -44,7 +44,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// The answer is put together from several parts, in JSON and in CSV.
+/// The router reads such a list in several parts, for JSON and for CSV.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_list_has_the_accounts_of_all_its_parts() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
@@ -54,13 +54,12 @@ async fn a_whole_list_has_the_accounts_of_all_its_parts() -> anyhow::Result<()> 
         .map(|n| json!({"id": format!("{prefix}{:07}", n * 7_919 % 1_000_003), "asset": "EUR"}))
         .collect();
     let opened = caller.post("/v1/accounts:batch", &json!({"accounts": accounts}), "200").await?;
-    let results = opened["results"].as_array().context("no results")?;
-    ensure!(results.iter().all(|result| result["status"] == "created"), "{opened}");
+    results_are(&opened, "created")?;
     let mut ids: Vec<String> = accounts.iter().map(|one| cell(&one["id"])).collect();
     ids.sort();
 
     let now = caller.get(&format!("/v1/accounts?at=2100-01-01T00:00:00Z&prefix={prefix}")).await?;
-    ensure!(now["accounts"] == MANY_ACCOUNTS, "{}", now["accounts"]);
+    expect!(now["accounts"] == MANY_ACCOUNTS, "{}", now["accounts"]);
     let found: Vec<String> = items(&now)?.iter().map(|one| cell(&one["id"])).collect();
     ensure!(found == ids, "{} accounts, not those that were opened, or not in order", found.len());
 
@@ -70,12 +69,12 @@ async fn a_whole_list_has_the_accounts_of_all_its_parts() -> anyhow::Result<()> 
 
     let table = caller.csv(&format!("/v1/accounts?prefix={prefix}")).await?;
     let pages = caller.walk(&format!("/v1/accounts?prefix={prefix}&limit=500")).await?;
-    ensure!(pages.len() == MANY_ACCOUNTS, "{}", pages.len());
+    expect!(pages.len() == MANY_ACCOUNTS, "{}", pages.len());
     table.has(&pages, &["id", "shard"])?;
 
     let sums = format!("/v1/balances?prefix={prefix}");
     let table = caller.csv(&sums).await?;
-    ensure!(table.header == ["asset", "posted", "held", "accounts"], "{:?}", table.header);
+    expect!(table.header == ["asset", "posted", "held", "accounts"], "{:?}", table.header);
     table.has(items(&caller.get(&sums).await?)?, &[])?;
     stage.finish().await
 }
@@ -93,7 +92,7 @@ async fn a_statement_has_all_entries_of_its_window() -> anyhow::Result<()> {
         let middle = text(&entries[entries.len() / 2], "created_at")?;
         let path = format!("{}/entries?from={middle}", account_path(account));
         let table = caller.csv(&path).await?;
-        ensure!(!table.header.contains(&"metadata".to_owned()), "{:?}", table.header);
+        expect!(!table.header.contains(&"metadata".to_owned()), "{:?}", table.header);
         let newest_first: Vec<Value> =
             entries.iter().rev().filter(|entry| entry["created_at"].as_str() >= Some(middle)).cloned().collect();
         table.has(&newest_first, &["counterparty", "ordered_by"]).with_context(|| path)?;
@@ -109,14 +108,14 @@ async fn no_cell_is_a_formula_and_every_text_can_be_read_back() -> anyhow::Resul
         json!({"=cmd|' /C calc'!A0": "=HYPERLINK(\"http://x\")", "say": "\"so\", they\r\nsaid", "+1": "@SUM(A1)"});
     stage.open(&id, "EUR", json!({"metadata": metadata})).await?;
     let table = stage.caller().csv(&format!("/v1/accounts?prefix={}", escaped(&id))).await?;
-    let line = table.lines.first().context("no line")?;
-    ensure!(line[0] == format!("'{id}"), "{line:?}");
-    let column = table.header.iter().position(|name| name == "metadata").context("no metadata")?;
+    let line = table.lines.first().context("expected a line of the table")?;
+    expect!(line[0] == format!("'{id}"), "{line:?}");
+    let column = table.header.iter().position(|name| name == "metadata").context("expected a column metadata")?;
     let read: Value = serde_json::from_str(&line[column])?;
-    ensure!(read == metadata && line[column].starts_with('{'), "{line:?}");
+    expect!(read == metadata && line[column].starts_with('{'), "{line:?}");
     for cell in table.lines.iter().flatten() {
         let is_amount = cell.strip_prefix('-').unwrap_or(cell).chars().all(|c| c.is_ascii_digit() || c == '.');
-        ensure!(is_amount || !cell.starts_with(['=', '+', '-', '@', '\t', '\r']), "{cell:?}");
+        expect!(is_amount || !cell.starts_with(['=', '+', '-', '@', '\t', '\r']), "{cell:?}");
     }
     stage.finish().await
 }
@@ -135,9 +134,9 @@ async fn a_refused_request_for_csv_is_answered_with_a_problem_in_json() -> anyho
     ] {
         let reply = stage.caller().text(&path, "text/csv").await?;
         let problem: Value = serde_json::from_str(&reply.body).with_context(|| reply.body.clone())?;
-        ensure!(reply.status == status && problem["code"] == code, "{path}: {} {problem}", reply.status);
-        let media_type = reply.headers.get("content-type").context("no content type")?;
-        ensure!(media_type == "application/problem+json", "{path}: {media_type:?}");
+        expect!(reply.status == status && problem["code"] == code, "{path}: {} {problem}", reply.status);
+        let media_type = reply.headers.get("content-type").context("expected a content type")?;
+        expect!(media_type == "application/problem+json", "{path}: {media_type:?}");
     }
     stage.finish().await
 }
@@ -152,8 +151,8 @@ async fn the_accept_header_asks_for_csv_or_json() -> anyhow::Result<()> {
         ("*/*", "application/json"),
     ] {
         let reply = stage.caller().text("/v1/balances", accept).await?;
-        let found = reply.headers.get("content-type").context("no content type")?;
-        ensure!(reply.status == 200 && found == media_type, "{accept}: {found:?}");
+        let found = reply.headers.get("content-type").context("expected a content type")?;
+        expect!(reply.status == 200 && found == media_type, "{accept}: {found:?}");
     }
     stage.finish().await
 }

@@ -1,5 +1,5 @@
-//! The description of the API against a live cluster: its examples are played, clients are generated from it and used, and schemathesis sends
-//! what the description allows and forbids.
+//! Tests of the description of the API against a live cluster. They play its examples, generate clients from it and use them, and let
+//! schemathesis send what the description allows and forbids.
 
 mod generated_clients;
 pub mod packages;
@@ -22,7 +22,7 @@ use super::{
     stage::Findings,
 };
 
-/// The committed copy, which a unit test of the router compares with the code.
+/// The committed copy of the description, which a unit test of the router compares with the code.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,31 +30,29 @@ async fn the_examples_are_answered_as_described() -> anyhow::Result<()> {
     let cluster = Cluster::start(3, 1).await?;
     let api = Api::connect(cluster.status().routers.iter().map(|router| router.url.clone()).collect()).await?;
     play_examples(&api).await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
-/// schemathesis sends whatever the description allows and forbids, so the cluster is shared with no other test.
+/// The test does not share its cluster, because schemathesis sends whatever the description allows and forbids.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn schemathesis_finds_nothing() -> anyhow::Result<()> {
     let seed = Seed::announce("schemathesis");
     let schemathesis = Schemathesis::ensure().await?;
     let cluster = Cluster::start(3, 1).await?;
     schemathesis.finds_nothing(&cluster.status().routers[0].url, &seed).await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
-/// A folder in the target folder, for programs that tests install.
+/// A folder in cargo's target folder, for programs that tests install.
 fn target_folder(name: &str) -> anyhow::Result<PathBuf> {
     let shardctl = program("shardctl")?;
-    let folder = shardctl.ancestors().nth(2).context("the programs are in no target folder")?.join(name);
+    let folder = shardctl.ancestors().nth(2).context("the built programs are not in a target folder")?.join(name);
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }
 
-/// The folder `name` in `home`, which `install` fills unless an earlier run has. Tests run in processes of their own, so a file lock keeps two
-/// of them from filling it at once.
+/// Returns the folder `name` in `home`. `install` fills it unless an earlier run has. A file lock keeps two tests, which are processes,
+/// from filling it at the same time.
 async fn installed(
     home: &Path,
     name: &str,
@@ -64,7 +62,7 @@ async fn installed(
     let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
     let folder = home.join(name);
     if !folder.exists() {
-        // The draft is left of an installation that was interrupted.
+        // A draft that exists is the rest of an interrupted installation.
         let draft = home.join("draft");
         if draft.exists() {
             std::fs::remove_dir_all(&draft)?;
@@ -202,9 +200,9 @@ fn kind(value: &Value) -> std::mem::Discriminant<Value> {
     std::mem::discriminant(value)
 }
 
-/// How long schemathesis generates random requests after its fixed ones.
+/// The time for which schemathesis generates random requests after its fixed ones.
 const BUDGET_S: u64 = 60;
-/// How long schemathesis may take on a busy machine.
+/// The time that schemathesis may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(500);
 
 /// The folder with configuration, hooks and requirements.
@@ -243,7 +241,7 @@ impl Schemathesis {
             .args(["--seed", &seed.to_string(), "--max-time", &BUDGET_S.to_string()])
             .args(["--no-color", "--output-truncate", "false"])
             .env("SCHEMATHESIS_HOOKS", Path::new(FOLDER).join("hooks.py"))
-            // So wide that no line of the report is folded.
+            // The terminal is so wide that no line of the report is folded.
             .env("COLUMNS", "200")
             .current_dir(folder);
         let output = tokio::time::timeout(PATIENCE, command.output())

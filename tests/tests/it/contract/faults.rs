@@ -1,4 +1,4 @@
-//! What a client is told about a bound, a shard out of reach, and a shard that does not answer.
+//! Tests of the answers when a bound is reached, when a shard cannot be reached, and when a shard does not answer.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use super::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The deadline of requests that can only be answered when it has passed. A busy machine does everything else before.
+/// The deadline of requests that are answered only when it has passed. Even a busy machine does everything else before.
 const DEADLINE_MS: &str = "4000";
-/// Requests at once to a router that admits one a second, and four at once.
+/// The number of requests at the same time to a router that admits one a second, and four at the same time.
 const TOO_MANY: usize = 50;
-/// Transfers ordered with deadlines of a few milliseconds.
+/// The number of transfers with deadlines of a few milliseconds.
 const IMPATIENT: usize = 80;
-/// The shard that one router does not reach, by index.
+/// The index of the shard that one router does not reach.
 const LOST: usize = 2;
-/// The shard that does not answer, by index.
+/// The index of the shard that does not answer.
 const SILENT: usize = 1;
 
-/// A client whose time limit was too short is answered correctly: what was answered with `executed: false` is never executed, and every other
-/// order has a definite answer when it is sent again.
+/// A client whose time limit is too short gets correct answers. An order that was answered with `executed: false` is never executed. Every
+/// other order has a definite answer when it is sent again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_with_a_short_time_limit_learns_what_happened() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
@@ -37,7 +37,7 @@ async fn a_client_with_a_short_time_limit_learns_what_happened() -> anyhow::Resu
     stage.finish().await
 }
 
-/// Transfers that were ordered with time limits of a few milliseconds.
+/// Orders with time limits of a few milliseconds.
 struct Impatient {
     payer: String,
     /// Whether the order was answered "not executed", and its body.
@@ -83,7 +83,7 @@ impl Impatient {
         }
         let there = stage.posted(&self.payer).await?;
         let sum = if paid == 0 { "0.00".to_owned() } else { format!("-0.{paid:02}") };
-        ensure!(there == sum, "{paid} cents were paid, and {there} is there");
+        ensure!(there == sum, "{paid} cents were paid, but the account holds {there}");
         Ok(())
     }
 }
@@ -132,17 +132,17 @@ async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed
     send(Call::patch(&path, &json!({"status": "frozen"}))).await?.expect(unavailable)?;
     let newcomer = json!({"id": stage.name(LOST)?, "asset": "USD"});
     send(Call::post("/v1/accounts", &newcomer)).await?.expect(unavailable)?;
-    // A list without the shard's accounts would look complete. A sum names the missing shard.
+    // A list without the shard's accounts would look complete, so it is refused. A sum names the missing shard.
     let sums_of = |account: &str| Call::get(&account_path(account).replace("/accounts/", "/balances?prefix="));
     for query in ["", "?prefix=nobody", "?limit=1"] {
         send(Call::get(&format!("/v1/accounts{query}"))).await?.expect(unavailable)?;
     }
     let sums = send(sums_of(&here)).await?.expect("200")?.body;
-    ensure!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{LOST}")]), "{sums}");
-    ensure!(sums["data"][0]["posted"] == "10.00" && sums["data"][0]["accounts"] == 1, "{sums}");
+    expect!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{LOST}")]), "{sums}");
+    expect!(sums["data"][0]["posted"] == "10.00" && sums["data"][0]["accounts"] == 1, "{sums}");
     let sums = send(sums_of(&there[0])).await?.expect("200")?.body;
-    ensure!(sums["partial"] == true && sums["data"] == json!([]), "{sums}");
-    // Without the shard, no router can say that there is no such transfer.
+    expect!(sums["partial"] == true && sums["data"] == json!([]), "{sums}");
+    // Without the shard, no router can know that there is no such transfer.
     send(Call::get(&format!("/v1/transfers/{}", Uuid::now_v7()))).await?.expect(unavailable)?;
     // Transfers that do not need the shard are posted.
     send(order(&here, &neighbour, "1", "USD")).await?.expect("201 posted")?;
@@ -153,8 +153,8 @@ async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed
     ];
     let batch = send(Call::post("/v1/transfers:batch", &json!({"transfers": items}))).await?.expect("200")?;
     let found = results(&batch.body, &items)?;
-    ensure!(found == ["posted", "failed shard_unavailable", "posted"], "{found:?}");
-    // The router has seen that the shard is cut off, so it reserves no money for the shard.
+    expect!(found == ["posted", "failed shard_unavailable", "posted"], "{found:?}");
+    // The router knows that it cannot reach the shard, so it reserves no money for the shard.
     let crossing = order(&here, &there[0], "1", "USD");
     send(crossing.clone()).await?.expect(unavailable)?;
     drop(router);
@@ -188,10 +188,10 @@ async fn a_shard_that_does_not_answer_leaves_an_outcome_unknown_until_it_is_back
     node.thaw()?;
     let (pending, unknown) = (pending?.expect("202 pending")?, unknown?.expect("504 outcome_unknown")?);
     let sums = sums?.expect("200")?.body;
-    ensure!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{SILENT}")]), "{sums}");
+    expect!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{SILENT}")]), "{sums}");
     list?.expect("503 shard_unavailable")?;
-    ensure!(unknown.body["transfer_id"] == local["id"], "{}", unknown.body);
-    ensure!(
+    expect!(unknown.body["transfer_id"] == local["id"], "{}", unknown.body);
+    expect!(
         pending.body["posted_at"].is_null() && pending.body["debit_account"]["posted"] == "9.00",
         "{}",
         pending.body
@@ -203,7 +203,7 @@ async fn a_shard_that_does_not_answer_leaves_an_outcome_unknown_until_it_is_back
     })
     .await?;
     ends(&stage, &crossing, pending.header("location")).await?;
-    ensure!(stage.posted(&there[1]).await? == "2.00", "paid more than once, or less");
+    ensure!(stage.posted(&there[1]).await? == "2.00", "the payment did not take effect exactly once");
     stage.finish().await
 }
 
@@ -215,6 +215,6 @@ async fn ends(stage: &Stage, body: &Value, location: &str) -> anyhow::Result<()>
     })
     .await?;
     let replay = stage.api.expect(Call::post("/v1/transfers", body), "200 posted replayed").await?;
-    ensure!(replay.body["posted_at"].is_string(), "{}", replay.body);
+    expect!(replay.body["posted_at"].is_string(), "{}", replay.body);
     Ok(())
 }

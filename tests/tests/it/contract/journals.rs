@@ -1,4 +1,4 @@
-//! Journals: pages in both directions while entries are added, windows in time, and balances at a time.
+//! Tests of journals: pages in both directions while entries are added, windows in time, and balances at a time.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -6,12 +6,13 @@ use testkit::client::account_path;
 
 use super::{
     api::Call,
+    callers::{items, results_are},
     stage::{Shard, Stage},
 };
 
-/// More than several waypoints, which are 64 versions apart.
+/// So many transfers that an account gets several waypoints, which are 64 versions apart.
 const TRANSFERS: usize = 200;
-/// No journal here has a multiple of this length.
+/// The length of a page. No journal here has a multiple of this length, so the last page is shorter.
 const PAGE: usize = 37;
 
 struct Journal {
@@ -26,7 +27,7 @@ async fn a_journal_of_local_transfers_is_read_in_pages_and_at_times() -> anyhow:
     is_read_in_pages_and_at_times(0).await
 }
 
-/// The entries are written by sagas.
+/// Sagas write these entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_of_transfers_between_shards_is_read_in_pages_and_at_times() -> anyhow::Result<()> {
     is_read_in_pages_and_at_times(1).await
@@ -56,12 +57,11 @@ async fn write(stage: &Stage, other_shard: Shard) -> anyhow::Result<Journal> {
         let reply =
             stage.api.expect(Call::post("/v1/transfers:batch", &serde_json::json!({"transfers": items})), "200");
         let reply = reply.await?.body;
-        let results = reply["results"].as_array().context("no results")?;
-        ensure!(results.iter().all(|result| result["status"] == "posted"), "{reply}");
+        results_are(&reply, "posted")?;
     }
     let page = page(stage, &account, "order=asc&limit=500").await?;
-    ensure!(page["has_more"] == false && page["next_cursor"].is_null(), "more than written: {page}");
-    let entries = page["data"].as_array().context("no data")?.clone();
+    ensure!(page["has_more"] == false && page["next_cursor"].is_null(), "the journal should have one page: {page}");
+    let entries = items(&page)?.clone();
     Ok(Journal { account, other, entries })
 }
 
@@ -70,7 +70,7 @@ async fn page(stage: &Stage, account: &str, query: &str) -> anyhow::Result<Value
     Ok(stage.api.expect(Call::get(&path), "200").await?.body)
 }
 
-/// Versions without a gap, positions and times that grow, balances that follow from amounts.
+/// Checks that versions have no gap, that positions and times grow, and that balances follow from amounts.
 fn adds_up(journal: &Journal) -> anyhow::Result<()> {
     // The first entry opens the account.
     ensure!(journal.entries.len() == TRANSFERS + 1, "{} entries", journal.entries.len());
@@ -78,8 +78,8 @@ fn adds_up(journal: &Journal) -> anyhow::Result<()> {
     for (index, entry) in journal.entries.iter().enumerate() {
         ensure!(entry["version"] == index + 1, "version of entry {index}: {entry}");
         let is_transfer = ["posted", "reserved", "compensated"].iter().any(|kind| entry["kind"] == *kind);
-        ensure!(is_transfer == entry["transfer_id"].is_string(), "{entry}");
-        ensure!(!is_transfer || entry["counterparty"] == journal.other.as_str(), "{entry}");
+        expect!(is_transfer == entry["transfer_id"].is_string(), "{entry}");
+        expect!(!is_transfer || entry["counterparty"] == journal.other.as_str(), "{entry}");
         posted += minor(&entry["amount"])?;
         ensure!(minor(&entry["posted"])? == posted && entry["held"] == "0.00", "should hold {posted}: {entry}");
     }
@@ -97,7 +97,7 @@ fn position(entry: &Value) -> anyhow::Result<i64> {
 }
 
 fn minor(amount: &Value) -> anyhow::Result<i64> {
-    let text = amount.as_str().with_context(|| format!("{amount} is no amount"))?;
+    let text = amount.as_str().with_context(|| format!("{amount} is not an amount"))?;
     Ok(text.replace('.', "").parse()?)
 }
 
@@ -108,12 +108,12 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         let (mut walked, mut cursor) = (Vec::new(), String::new());
         loop {
             let found = page(stage, &journal.account, &format!("{order}&limit={PAGE}{cursor}")).await?;
-            let data = found["data"].as_array().context("no data")?;
+            let data = items(&found)?;
             walked.extend(data.iter().cloned());
-            ensure!(found["has_more"] == found["next_cursor"].is_string(), "{found}");
+            expect!(found["has_more"] == found["next_cursor"].is_string(), "{found}");
             let Some(next) = found["next_cursor"].as_str() else { break };
             ensure!(data.len() == PAGE, "a short page before the end: {found}");
-            ensure!(walked.len() < 2 * journal.entries.len(), "pages without end");
+            ensure!(walked.len() < 2 * journal.entries.len(), "the pages do not end");
             cursor = format!("&cursor={next}");
             stage.pay(&journal.account, &journal.other, "0.01", "USD").await?;
         }
@@ -125,11 +125,11 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
             walked.drain(..begun);
         }
         walked.truncate(expected.len());
-        ensure!(walked == expected, "{order}: pages are not the whole in order");
+        ensure!(walked == expected, "{order}: the pages together are not all entries in order");
     }
     let by_default = page(stage, &journal.account, "").await?;
-    let data = by_default["data"].as_array().context("no data")?;
-    ensure!(data.len() == 50 && data[0]["version"].as_i64() > data[49]["version"].as_i64(), "{by_default}");
+    let data = items(&by_default)?;
+    expect!(data.len() == 50 && data[0]["version"].as_i64() > data[49]["version"].as_i64(), "{by_default}");
     Ok(())
 }
 
@@ -144,27 +144,27 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         .collect();
     ensure!(!within.is_empty(), "nothing between {from} and {to}");
     let found = page(stage, &journal.account, &format!("order=asc&limit=500&from={from}&to={to}")).await?;
-    ensure!(found["data"].as_array().is_some_and(|data| data.iter().eq(within.iter().copied())), "{found}");
+    expect!(items(&found)?.iter().eq(within.iter().copied()), "{found}");
     let found = page(stage, &journal.account, &format!("limit=500&from={from}&to={to}")).await?;
-    ensure!(found["data"].as_array().is_some_and(|data| data.iter().rev().eq(within.iter().copied())), "{found}");
+    expect!(items(&found)?.iter().rev().eq(within.iter().copied()), "{found}");
     for empty in
         [format!("from={to}&to={from}"), "to=2001-01-01T00:00:00Z".to_owned(), "from=2999-01-01T00:00:00Z".to_owned()]
     {
         let found = page(stage, &journal.account, &empty).await?;
-        ensure!(found["data"] == serde_json::json!([]) && found["has_more"] == false, "{empty}: {found}");
+        expect!(found["data"] == serde_json::json!([]) && found["has_more"] == false, "{empty}: {found}");
     }
-    // The same moment with another offset, then the window in pages.
+    // The same moment with another offset gives the same entry. Then the test reads the window in pages.
     let elsewhere = from.replace('Z', "-00:00");
     let found = page(stage, &journal.account, &format!("order=asc&limit=1&from={elsewhere}")).await?;
     ensure!(found["data"][0] == *within[0], "from {elsewhere}: {found}");
     let (mut walked, mut cursor) = (Vec::new(), String::new());
     loop {
         let found = page(stage, &journal.account, &format!("limit={PAGE}&from={from}&to={to}{cursor}")).await?;
-        walked.extend(found["data"].as_array().into_iter().flatten().cloned());
+        walked.extend(items(&found)?.iter().cloned());
         let Some(next) = found["next_cursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
-    ensure!(walked.iter().rev().eq(within), "a window in pages");
+    ensure!(walked.iter().rev().eq(within), "the pages of the window together are not the window");
     Ok(())
 }
 
@@ -175,15 +175,19 @@ async fn balances(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         anyhow::Ok(stage.api.expect(Call::get(&path), "200").await?.body)
     };
     let before = at("2001-01-01T00:00:00Z").await?;
-    ensure!(before["version"] == 0 && before["posted"] == "0.00" && before["available"] == "0.00", "{before}");
+    expect!(before["version"] == 0 && before["posted"] == "0.00" && before["available"] == "0.00", "{before}");
     for index in (0..journal.entries.len()).step_by(11) {
         let time = journal.entries[index]["created_at"].as_str().unwrap_or_default();
-        let last = journal.entries.iter().rfind(|entry| entry["created_at"] == time).context("no entry")?;
+        let last = journal
+            .entries
+            .iter()
+            .rfind(|entry| entry["created_at"] == time)
+            .with_context(|| format!("expected an entry of {time}"))?;
         let balance = at(time).await?;
         for member in ["version", "posted", "held"] {
             ensure!(balance[member] == last[member], "{member} at {time}: {balance}, the entry is {last}");
         }
-        ensure!(balance["at"] == time && balance["account"] == journal.account.as_str(), "{balance}");
+        expect!(balance["at"] == time && balance["account"] == journal.account.as_str(), "{balance}");
     }
     let path = account_path(&journal.account);
     let now = stage.api.expect(Call::get(&format!("{path}/balance")), "200").await?.body;

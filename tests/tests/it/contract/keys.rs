@@ -1,5 +1,5 @@
-//! Keys: what a key permits, and that nothing of another tenant can be read, moved or noticed without one. The tests follow the
-//! risks of the OWASP API Security Top 10 (2023), which `docs/operations/keys.md` lists.
+//! Tests of keys: what a key permits, and that a key cannot read, move or notice anything of another tenant. The tests follow the risks of
+//! the OWASP API Security Top 10 (2023), which `docs/operations/keys.md` lists.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     api::{Call, NDJSON, Reply},
-    callers::{OwnRouter, entry},
+    callers::{OwnRouter, entry, items},
     stage::Stage,
 };
 
@@ -128,7 +128,7 @@ fn transfer(id: Uuid, debit: &str, credit: &str, amount: &str) -> Value {
     json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": "EUR"})
 }
 
-/// The answer without what differs between two answers of the same kind: the request's id, and the names in the request.
+/// The answer without the parts that differ between two answers of the same kind: the request's id, and the names in the request.
 fn form(reply: &Reply, asked: &[&str]) -> String {
     let mut body = reply.body.clone();
     body["request_id"] = Value::Null;
@@ -143,18 +143,18 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     let Setting { shop, rival, operator, shop_till, shop_safe, rival_till, .. } = &setting;
     let (own, paid, held) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
     let ordered = setting.order(shop, own, shop_till, shop_safe, "10.00").await?.expect("201 posted")?;
-    ensure!(ordered.body["ordered_by"] == "shop", "{}", ordered.body);
+    expect!(ordered.body["ordered_by"] == "shop", "{}", ordered.body);
     // A replay with another key names the first one.
     let again = setting.order(operator, own, shop_till, shop_safe, "10.00").await?.expect("200 posted replayed")?;
-    ensure!(again.body["ordered_by"] == "shop", "{}", again.body);
+    expect!(again.body["ordered_by"] == "shop", "{}", again.body);
     setting.order(operator, paid, shop_till, rival_till, "1.00").await?.expect("201 posted")?;
 
     let hold = json!({"id": held, "debit": shop_till, "credit": rival_till, "amount": "5.00", "asset": "EUR"});
     let placed = setting.send(Call::post("/v1/holds", &hold), operator).await?.expect("201 held")?;
-    ensure!(placed.body["ordered_by"] == "operator" && placed.body["ended_by"].is_null(), "{}", placed.body);
+    expect!(placed.body["ordered_by"] == "operator" && placed.body["ended_by"].is_null(), "{}", placed.body);
     let release = Call::post(&format!("/v1/holds/{held}/release"), &json!({}));
     let released = setting.send(release, shop).await?.expect("200 released")?;
-    ensure!(released.body["ordered_by"] == "operator" && released.body["ended_by"] == "shop", "{}", released.body);
+    expect!(released.body["ordered_by"] == "operator" && released.body["ended_by"] == "shop", "{}", released.body);
     let freeze = Call::patch(&account_path(shop_safe), &json!({"status": "frozen"}));
     setting.send(freeze, operator).await?.expect("200 frozen")?;
 
@@ -165,24 +165,24 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
         (shop, format!("/v1/transfers/{own}"), json!("shop")),
     ] {
         let seen = setting.send(Call::get(&path), secret).await?.expect("200 posted")?;
-        ensure!(seen.body["ordered_by"] == expected, "{path}: {}", seen.body);
+        expect!(seen.body["ordered_by"] == expected, "{path}: {}", seen.body);
     }
     let names = async |account: &str, secret: &Secret| -> anyhow::Result<Vec<String>> {
         let page =
             setting.send(Call::get(&format!("{}/entries", account_path(account))), secret).await?.expect("200")?;
-        let entries = page.body["data"].as_array().context("data")?;
+        let entries = items(&page.body)?;
         Ok(entries
             .iter()
             .map(|entry| format!("{} {}", entry["kind"].as_str().unwrap_or("?"), entry["ordered_by"]))
             .collect())
     };
-    // Newest first. The operator funded both tills and opened all accounts.
+    // The entries come newest first. The operator funded both tills and opened all accounts.
     let till = names(shop_till, shop).await?;
     let payee = names(rival_till, rival).await?;
     let safe = names(shop_safe, shop).await?;
-    ensure!(payee.iter().all(|entry| entry.ends_with(" null") || entry.starts_with("opened")), "{payee:?}");
-    ensure!(till.iter().filter(|entry| entry.ends_with("\"shop\"")).count() == 2, "{till:?}");
-    ensure!(safe.iter().any(|entry| entry.ends_with("\"operator\"")), "{safe:?}");
+    expect!(payee.iter().all(|entry| entry.ends_with(" null") || entry.starts_with("opened")), "{payee:?}");
+    expect!(till.iter().filter(|entry| entry.ends_with("\"shop\"")).count() == 2, "{till:?}");
+    expect!(safe.iter().any(|entry| entry.ends_with("\"operator\"")), "{safe:?}");
 
     // Each row that a client's request wrote has the name, on both sides of a transfer between shards.
     let mut found = Vec::new();
@@ -199,15 +199,15 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
         (held, BookingKind::HoldPlaced, "operator"),
         (held, BookingKind::HoldReleased, "shop"),
     ] {
-        ensure!(found.contains(&(id, first, name.to_owned())), "{id} {first:?}: {found:?}");
+        expect!(found.contains(&(id, first, name.to_owned())), "{id} {first:?}: {found:?}");
     }
     let of_paid: Vec<_> = found.iter().filter(|(id, kind, _)| *id == paid && *kind != BookingKind::Settled).collect();
-    ensure!(!of_paid.is_empty() && of_paid.iter().all(|(_, _, name)| name == "operator"), "{found:?}");
+    expect!(!of_paid.is_empty() && of_paid.iter().all(|(_, _, name)| name == "operator"), "{found:?}");
     setting.finish().await
 }
 
-/// API1 (object level), API3 (property level), API5 (function level). Another tenant's accounts, transfers and holds have the status, code and
-/// words of something that does not exist.
+/// API1 (object level), API3 (property level) and API5 (function level): another tenant's accounts, transfers and holds are answered with
+/// the status, code and words of something that does not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_url_names_of_another_tenant_is_answered_as_if_it_did_not_exist() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -252,15 +252,15 @@ async fn what_a_url_names_of_another_tenant_is_answered_as_if_it_did_not_exist()
         };
         let real = setting.send(call(&path), rival).await?;
         let unreal = setting.send(call(&missing), rival).await?;
-        ensure!(real.status == 404, "{method} {path}: {}", real.body);
+        expect!(real.status == 404, "{method} {path}: {}", real.body);
         let real = form(&real, &[&paid.to_string(), &held.to_string(), shop_till]);
         let unreal = form(&unreal, &[&unused.to_string(), &none, shop_till]);
-        ensure!(real == unreal, "{method} {path}\n  {real}\n  {unreal}");
+        expect!(real == unreal, "{method} {path}\n  {real}\n  {unreal}");
     }
     setting.finish().await
 }
 
-/// API1. The key alone refuses an order, whether the accounts exist or not, and nothing is stored under its id.
+/// API1: the key alone decides that an order is refused, whether the accounts exist or not, and nothing is stored under its id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_names_an_account_of_another_tenant_is_refused_and_leaves_nothing() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -282,7 +282,7 @@ async fn an_order_that_names_an_account_of_another_tenant_is_refused_and_leaves_
         let there = setting.send(Call::get(&format!("/v1/transfers/{id}")), operator).await?;
         there.expect("404 transfer_not_found")?;
     }
-    // A batch with one such item does nothing.
+    // A batch with one such item has no effect.
     let good = Uuid::now_v7();
     let items =
         [transfer(good, rival_till, rival_safe, "1.00"), transfer(Uuid::now_v7(), shop_till, rival_till, "1.00")];
@@ -297,7 +297,7 @@ async fn an_order_that_names_an_account_of_another_tenant_is_refused_and_leaves_
     setting.finish().await
 }
 
-/// API1. A conflict with an account that exists tells nothing either.
+/// API1: a conflict with an account that exists reveals nothing, either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_of_another_tenant_are_neither_opened_nor_changed() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -314,7 +314,7 @@ async fn accounts_of_another_tenant_are_neither_opened_nor_changed() -> anyhow::
     let collector = Secret::generate()?;
     let entry = setting.tenant("collector", &collector, "");
     let own = format!("debit = [\"{{collector{}}}:\"]", setting.stage.word());
-    ensure!(entry.contains(&own), "{entry}");
+    expect!(entry.contains(&own), "{entry}");
     let keys = setting.operator_entry()
         + &setting.tenant("shop", shop, "")
         + &setting.tenant("rival", rival, "")
@@ -325,18 +325,18 @@ async fn accounts_of_another_tenant_are_neither_opened_nor_changed() -> anyhow::
     setting.finish().await
 }
 
-/// API1.
+/// API1 (object level).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_and_sums_have_the_tenants_own_accounts_only() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
     let Setting { operator, shop, rival, shop_till, rival_till, rival_safe, .. } = &setting;
     setting.order(operator, Uuid::now_v7(), shop_till, rival_till, "1.00").await?.expect("201 posted")?;
     let own = setting.send(Call::get("/v1/accounts"), rival).await?.expect("200")?;
-    let ids: Vec<&Value> =
-        own.body["data"].as_array().context("data")?.iter().map(|account| &account["id"]).collect();
-    ensure!(ids == [rival_safe, rival_till], "{ids:?}");
+    let ids: Vec<&Value> = items(&own.body)?.iter().map(|account| &account["id"]).collect();
+    expect!(ids == [rival_safe, rival_till], "{ids:?}");
     let page = setting.send(Call::get("/v1/accounts?limit=1"), shop).await?.expect("200")?;
-    let cursor = page.body["next_cursor"].as_str().context("a second page")?;
+    let cursor =
+        page.body["next_cursor"].as_str().with_context(|| format!("expected next_cursor in {}", page.body))?;
     let (shops, rivals) = (escaped(shop_till).replace("till", ""), escaped(rival_till).replace("till", "t"));
     for (path, expected) in [
         (format!("/v1/accounts?prefix={shops}"), "403 not_permitted at=?prefix"),
@@ -348,11 +348,11 @@ async fn lists_and_sums_have_the_tenants_own_accounts_only() -> anyhow::Result<(
         setting.send(Call::get(&path), rival).await?.expect(expected)?;
     }
     let sums = setting.send(Call::get("/v1/balances"), rival).await?.expect("200")?;
-    ensure!(sums.body["data"][0]["posted"] == "101.00" && sums.body["data"][0]["accounts"] == 2, "{}", sums.body);
+    expect!(sums.body["data"][0]["posted"] == "101.00" && sums.body["data"][0]["accounts"] == 2, "{}", sums.body);
     setting.finish().await
 }
 
-/// API3. The payee of a payment sees it without the payer's balances, and gives no money of others back.
+/// API3: the payee of a payment sees it without the payer's balances, and cannot give back money of others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_between_tenants_is_seen_by_both_and_reversed_by_neither() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -361,10 +361,11 @@ async fn a_payment_between_tenants_is_seen_by_both_and_reversed_by_neither() -> 
     let read = |id: Uuid| Call::get(&format!("/v1/transfers/{id}"));
     setting.order(operator, paid, shop_till, rival_till, "1.00").await?.expect("201 posted")?;
     let payee = setting.send(read(paid), rival).await?.expect("200 posted")?;
-    ensure!(payee.body["debit_account"].is_null() && payee.body["amount"] == "1.00", "{}", payee.body);
+    expect!(payee.body["debit_account"].is_null() && payee.body["amount"] == "1.00", "{}", payee.body);
     let payer = setting.send(read(paid), shop).await?.expect("200 posted")?;
-    ensure!(payer.body["debit_account"]["available"].is_string(), "{}", payer.body);
-    // A reversal debits the rival's account, which the shop may not, and credits the shop's account, which the rival may not.
+    expect!(payer.body["debit_account"]["available"].is_string(), "{}", payer.body);
+    // A reversal debits the rival's account, which the shop must not debit, and credits the shop's account, which the rival must not
+    // credit.
     let reverse = Call::post(&format!("/v1/transfers/{paid}/reverse"), &json!({"id": Uuid::now_v7()}));
     setting.send(reverse.clone(), rival).await?.expect("403 not_permitted")?;
     setting.send(reverse, shop).await?.expect("403 not_permitted")?;
@@ -377,7 +378,7 @@ async fn a_payment_between_tenants_is_seen_by_both_and_reversed_by_neither() -> 
     setting.finish().await
 }
 
-/// API1.
+/// API1 (object level).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_two_tenants_use_is_ambiguous_for_neither_of_them() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -388,11 +389,12 @@ async fn an_id_that_two_tenants_use_is_ambiguous_for_neither_of_them() -> anyhow
     let read = || Call::get(&format!("/v1/transfers/{id}"));
     for (secret, debit) in [(shop, shop_till), (rival, rival_till)] {
         let found = setting.send(read(), secret).await?.expect("200 posted")?;
-        ensure!(found.body["debit"] == *debit, "{}", found.body);
+        expect!(found.body["debit"] == *debit, "{}", found.body);
     }
     setting.send(read(), operator).await?.expect("409 ambiguous_id")?;
 
-    // The shop reverses its transfer under the transfer's own id, and the rival's transfer does not keep the reversal from being replayed.
+    // The shop reverses its transfer under the transfer's own id. The reversal can be replayed although the rival has a transfer of that
+    // id.
     let path = format!("/v1/transfers/{id}/reverse");
     let reversal = Call::post(&format!("{path}?debit={}", escaped(shop_till)), &json!({"id": id}));
     setting.send(reversal.clone(), shop).await?.expect("201 posted")?;
@@ -422,7 +424,7 @@ async fn a_tenant_does_what_its_key_permits() -> anyhow::Result<()> {
     setting.finish().await
 }
 
-/// API2 (authentication).
+/// API2: authentication.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_without_a_known_key_is_refused() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -438,16 +440,16 @@ async fn a_request_without_a_known_key_is_refused() -> anyhow::Result<()> {
         Call::get("/v1/nothing"),
     ] {
         let reply = api.send(call).await?.expect("401 unauthenticated")?;
-        ensure!(reply.header("www-authenticate") == "Bearer", "{:?}", reply.headers);
+        expect!(reply.header("www-authenticate") == "Bearer", "{:?}", reply.headers);
     }
-    // With two values, a proxy on the way may have judged the other one.
+    // Two values are refused, because a proxy on the way may have judged the other one.
     let twice = Call::get(&own).key(shop).key(rival);
     api.send(twice).await?.expect("400 invalid_parameter at=Authorization:")?;
     ensure!(api.send(Call::get("/openapi.json")).await?.status == 200);
     setting.finish().await
 }
 
-/// API3, API5. The role `write` opens accounts that cannot go below zero, and changes no account. The role `read` orders nothing.
+/// API3 and API5: the role `write` opens accounts that cannot go below zero, and changes no account. The role `read` orders nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_needs_a_key_with_the_role() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -470,7 +472,7 @@ async fn every_request_needs_a_key_with_the_role() -> anyhow::Result<()> {
     setting.finish().await
 }
 
-/// API4 (resource consumption). The rate of one key does not count against another key.
+/// API4 (resource consumption): the requests of one key do not count against another key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_beyond_its_rate_is_refused() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -488,13 +490,13 @@ async fn a_key_beyond_its_rate_is_refused() -> anyhow::Result<()> {
             break;
         }
     }
-    let refused = refused.context("the rate is never met")?.expect("429 rate_limited")?;
-    ensure!(refused.header("retry-after") == "1" && refused.body["executed"] == false, "{}", refused.body);
+    let refused = refused.context("no request was refused for its rate")?.expect("429 rate_limited")?;
+    expect!(refused.header("retry-after") == "1" && refused.body["executed"] == false, "{}", refused.body);
     setting.send(Call::get(&account_path(shop_till)), shop).await?.expect("200 open")?;
     setting.finish().await
 }
 
-/// API8 (configuration), API10. A file of keys is taken or refused as a whole, and no log has a secret.
+/// API8 (configuration) and API10: a file of keys is taken or refused as a whole, and no log has a secret.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_rotated_and_revoked_while_the_router_runs() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -539,6 +541,6 @@ async fn a_router_without_keys_refuses_to_listen_beyond_loopback() -> anyhow::Re
     let config = RouterConfig::write(&folder, "open", &map, "")?;
     config.edit(|text| text.replace("127.0.0.1", "0.0.0.0"))?;
     let said = Router::start_refused(&config).await?;
-    ensure!(said.contains("keys.path") && said.contains("keys.allow_unauthenticated"), "{said}");
+    expect!(said.contains("keys.path") && said.contains("keys.allow_unauthenticated"), "{said}");
     Ok(())
 }

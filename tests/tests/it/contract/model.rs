@@ -1,4 +1,4 @@
-//! Random batches of local and cross-shard transfers, compared with a ledger of thirty lines that has no shards.
+//! Random batches of local and cross-shard transfers are compared with a ledger of thirty lines that has no shards.
 
 use std::collections::HashMap;
 
@@ -13,16 +13,16 @@ use super::{
 };
 
 const BATCHES: usize = 6;
-/// Few enough for a busy machine to carry the batch out in seconds. Older sagas are driven by the recovery of any router, and no longer in
-/// the order of their batch. No other test writes to the cluster meanwhile for the same reason.
+/// The number of items of a batch. It is so small that a busy machine executes the batch in seconds: the recovery of any router drives
+/// older sagas, and does not keep the order of their batch. No other test writes to the cluster meanwhile for the same reason.
 const ITEMS: usize = 400;
-/// Accounts on each shard, besides those that refuse transfers.
+/// The number of accounts on each shard, without those that refuse transfers.
 const ORDINARY: usize = 12;
-/// In cents. Little enough that many transfers are refused.
+/// The money of each account in cents. It is so little that many transfers are refused.
 const FUNDS: i64 = 2_000;
 const LARGEST: usize = 1_500;
 
-/// A ledger.
+/// A ledger without shards.
 #[derive(Default)]
 struct Model {
     accounts: HashMap<String, Account>,
@@ -100,7 +100,7 @@ async fn random_batches_are_answered_as_the_model_answers_them() -> anyhow::Resu
     stage.finish().await
 }
 
-/// A batch, and the model's answers to it.
+/// Draws a batch, and returns it with the model's answers.
 fn draw(model: &mut Model, ids: &[String], random: &mut Random) -> (Vec<Value>, Vec<&'static str>) {
     (0..ITEMS)
         .map(|_| {

@@ -1,4 +1,4 @@
-//! The routers' description of themselves: it is complete, and every answer that a test gets fits it.
+//! The description that routers serve. It must be complete, and every answer that a test gets must fit it.
 
 use anyhow::{Context, bail, ensure};
 use http::Method;
@@ -23,10 +23,10 @@ const ROUTES: [(&str, &str); 11] = [
     ("post", "/v1/transfers:batch"),
     ("get", "/v1/transfers/{id}"),
 ];
-/// The shape of errors, where an operation does not list the status.
+/// The schema of errors, for a status that an operation does not list.
 const PROBLEM: &str = "#/components/schemas/Problem";
 
-/// `/openapi.json`
+/// The content of `/openapi.json`.
 #[derive(Debug, Default)]
 pub struct Description(Value);
 
@@ -35,7 +35,7 @@ pub struct Description(Value);
 async fn every_route_is_described_and_every_described_route_is_there() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let description = stage.api.description();
-    ensure!(description.0["openapi"].as_str().is_some_and(|version| version.starts_with("3.")), "which OpenAPI?");
+    ensure!(description.0["openapi"].as_str().is_some_and(|version| version.starts_with("3.")), "expected OpenAPI 3");
     let mut described: Vec<(&str, &str)> = description
         .paths()?
         .iter()
@@ -52,7 +52,7 @@ async fn every_route_is_described_and_every_described_route_is_there() -> anyhow
         let call = Call::new(Method::from_bytes(method.to_uppercase().as_bytes())?, &path, "{}");
         let reply = stage.api.send(call).await?;
         let code = reply.body["code"].as_str().unwrap_or_default();
-        ensure!(!["not_found", "method_not_allowed"].contains(&code), "{method} {path} is described and not there");
+        ensure!(!["not_found", "method_not_allowed"].contains(&code), "{method} {path} is described, but not routed");
     }
     stage.finish().await
 }
@@ -67,7 +67,7 @@ impl Description {
     }
 
     fn paths(&self) -> anyhow::Result<&Map<String, Value>> {
-        self.0["paths"].as_object().context("a description without paths")
+        self.0["paths"].as_object().context("the description has no paths")
     }
 
     /// The answer has only properties of its schema, and all that the schema requires.
@@ -84,7 +84,8 @@ impl Description {
                     ensure!(reply.body["status"] == reply.status, "the problem says {}", reply.body["status"]);
                 }
                 let media_type = reply.header("content-type");
-                let content = response["content"].as_object().context("a response without content")?;
+                let content =
+                    response["content"].as_object().with_context(|| format!("expected content in {response}"))?;
                 &content.get(media_type).with_context(|| format!("{media_type} is not described"))?["schema"]
             }
             None if reply.status >= 400 => self.0.pointer(&PROBLEM[1..]).context("Problem is not described")?,
@@ -103,13 +104,13 @@ impl Description {
 
     fn fits(&self, schema: &Value, value: &Value, place: &str) -> anyhow::Result<()> {
         let resolved = self.resolve(schema)?;
-        // A choice between whole objects: one of the objects has to fit. A choice beside properties adds to the properties.
+        // In a choice between whole objects, one of the objects must fit. A choice next to properties adds to the properties.
         if let Some(choices) = resolved["oneOf"].as_array()
             && resolved["properties"].is_null()
             && (value.is_object() || value.is_array())
         {
             let misfits: Vec<_> = choices.iter().map_while(|choice| self.fits(choice, value, place).err()).collect();
-            ensure!(
+            expect!(
                 misfits.len() < choices.len(),
                 "{}",
                 misfits.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("; or ")
@@ -130,7 +131,7 @@ impl Description {
                         let schema = shape.additional.with_context(|| format!("{place} is not described"))?;
                         self.fits(schema, member, &place)?;
                     }
-                    // A schema that narrows another one describes the property again: the member has to fit all of them.
+                    // A schema that narrows another one describes the property again. The member must fit all descriptions.
                     described.try_for_each(|(_, schema)| self.fits(schema, member, &place))?;
                 }
                 Ok(())
@@ -157,7 +158,7 @@ impl Description {
         }
     }
 
-    /// Whether this scalar, of that type, may stand here.
+    /// Whether the schema allows this scalar of this type.
     fn allows(&self, schema: &Value, scalar: &Value, kind: &str) -> anyhow::Result<bool> {
         let schema = self.resolve(schema)?;
         for choice in ["oneOf", "anyOf", "allOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
@@ -202,14 +203,15 @@ impl Description {
         match schema["$ref"].as_str() {
             None => Ok(schema),
             Some(reference) => {
-                let pointer = reference.strip_prefix('#').with_context(|| format!("{reference} leads elsewhere"))?;
-                self.0.pointer(pointer).with_context(|| format!("{reference} leads nowhere"))
+                let pointer =
+                    reference.strip_prefix('#').with_context(|| format!("{reference} leaves the document"))?;
+                self.0.pointer(pointer).with_context(|| format!("{reference} names nothing in the document"))
             }
         }
     }
 }
 
-/// What an object may and must have.
+/// The members that an object may have, and those that it must have.
 #[derive(Default)]
 struct Shape<'a> {
     properties: Vec<(&'a String, &'a Value)>,

@@ -1,4 +1,4 @@
-//! An account is opened once: alone or in a batch, and whatever was changed since.
+//! Tests that an account is opened once, alone or in a batch, and whatever was changed since.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -34,12 +34,12 @@ async fn an_account_is_opened_once() -> anyhow::Result<()> {
     ] {
         ensure!(shown[member] == value, "{member} in {shown}");
     }
-    // Equal content in another spelling.
+    // Equal content in another spelling is a replay.
     let mut spelt_otherwise = body.clone();
     spelt_otherwise["overdraft"] = json!("5.00");
     for again in [&body, &spelt_otherwise] {
         let again = stage.api.expect(Call::post("/v1/accounts", again), "200 open replayed").await?;
-        ensure!(again.body == opened.body, "{}", again.body);
+        expect!(again.body == opened.body, "{}", again.body);
     }
     for (field, value) in [
         ("asset", json!("EUR")),
@@ -54,11 +54,11 @@ async fn an_account_is_opened_once() -> anyhow::Result<()> {
         other[field] = value;
         stage.api.expect(Call::post("/v1/accounts", &other), &format!("409 account_exists field={field}")).await?;
     }
-    // Defaults, left out and spelt out.
+    // A default that is left out equals the same value spelt out.
     let id = stage.name(1)?;
     let bare = json!({"id": id, "asset": "JPY"});
     let opened = stage.api.expect(Call::post("/v1/accounts", &bare), "201 open").await?.body;
-    ensure!(opened["overdraft"] == "0" && opened["max_balance"].is_null() && opened["available"] == "0", "{opened}");
+    expect!(opened["overdraft"] == "0" && opened["max_balance"].is_null() && opened["available"] == "0", "{opened}");
     let spelt_out = json!({"id": id, "asset": "JPY", "overdraft": "0", "max_balance": null, "metadata": {}});
     stage.api.expect(Call::post("/v1/accounts", &spelt_out), "200 open replayed").await?;
     stage.finish().await
@@ -131,9 +131,8 @@ async fn an_account_is_opened_again_after_a_long_life() -> anyhow::Result<()> {
     ]).await
 }
 
-/// Does with one account what the steps say, and compares the answers. A step is `open` or `change` with content, or `pay` with the number
-/// of payments of 0.01 to the account. A creation whose answer was lost is answered when it is sent again, alone and in a batch, whatever was
-/// changed meanwhile.
+/// Executes the steps on one account, and compares the answers. A step is `open` or `change` with content, or `pay` with the number of
+/// payments of 0.01 to the account. A creation that is sent again gets its answer, alone and in a batch, whatever was changed meanwhile.
 async fn live(steps: &[(&str, &str, &str)]) -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let bank = stage.account(0, "USD overdraft=unlimited").await?;
@@ -196,10 +195,10 @@ async fn a_batch_answers_each_of_its_accounts() -> anyhow::Result<()> {
         "failed account_exists overdraft",
         "created",
     ];
-    ensure!(results == expected, "{results:?}");
+    expect!(results == expected, "{results:?}");
     let ids = reply["results"].as_array().into_iter().flatten().map(|result| &result["id"]);
     let ordered = body["accounts"].as_array().into_iter().flatten().map(|account| &account["id"]);
-    ensure!(ids.eq(ordered), "other ids than ordered: {reply}");
+    ensure!(ids.eq(ordered), "the results do not have the ids of the items in order: {reply}");
     // Both routers read the accounts at once.
     for id in &new {
         for router in 0..2 {

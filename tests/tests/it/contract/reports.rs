@@ -1,4 +1,5 @@
-//! Reports: what accounts held at an instant, sums, and lists of transfers and holds. The statements of the accounts are the oracle.
+//! Tests of reports: what accounts held at an instant, sums, and lists of transfers and holds. The statements of the accounts are the
+//! oracle.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +13,14 @@ use testkit::{
 use uuid::Uuid;
 
 use super::{
-    callers::{Caller, items, text},
+    callers::{Caller, items, results_are, text},
     stage::Stage,
 };
 
 const ROUNDS: usize = 6;
-/// Some accounts get more than two waypoints, which are 64 entries apart.
+/// So many transfers that some accounts get more than two waypoints, which are 64 entries apart.
 const TRANSFERS_A_ROUND: usize = 70;
-/// More than the 2,000 entries that one request for a list of transfers looks at.
+/// A number of entries above the 2,000 that one request for a list of transfers looks at.
 const LONG: usize = 2_300;
 
 /// A posted transfer.
@@ -34,14 +35,14 @@ struct Paid {
 /// Random transfers and holds between new accounts of all shards.
 #[derive(Debug)]
 pub struct History {
-    /// Begins the ids of accounts that live on several shards.
+    /// The beginning of the ids of accounts that live on several shards.
     bank: String,
-    /// Begins the ids of accounts that have one hash tag. Holds debit the first of them.
+    /// The beginning of the ids of accounts that have one hash tag. Holds debit the first of them.
     shop: String,
     paid: Vec<Paid>,
     /// The entries of each account with their metadata, oldest first.
     pub statements: BTreeMap<String, Vec<Value>>,
-    /// Times before, between and at entries.
+    /// Instants before, between and at entries.
     instants: Vec<String>,
 }
 
@@ -60,7 +61,7 @@ impl History {
         let (bank, shop) = (format!("bank{word}:"), format!("{{shop{word}}}:"));
         let mut accounts: Vec<String> = (0..4).map(|n| format!("{bank}{n}")).collect();
         accounts.extend((0..2).map(|n| format!("{shop}{n}")));
-        // A spreadsheet would take it for a formula.
+        // A spreadsheet would take this id for a formula.
         accounts.push(format!("-minus{word}"));
         let mut instants = vec!["2020-01-01T00:00:00.000000Z".to_owned()];
         for (index, id) in accounts.iter().enumerate() {
@@ -82,8 +83,7 @@ impl History {
                 paid.push(Paid { id, debit, credit, round });
             }
             let answer = caller.post("/v1/transfers:batch", &json!({"transfers": batch}), "200").await?;
-            let results = answer["results"].as_array().context("no results")?;
-            ensure!(results.iter().all(|result| result["status"] == "posted"), "{answer}");
+            results_are(&answer, "posted")?;
             let hold = json!({"id": Uuid::now_v7(), "debit": format!("{shop}0"), "credit": format!("{bank}0"), "amount": "3.00",
                 "asset": "EUR", "metadata": {"round": round.to_string()}});
             let hold = caller.post("/v1/holds", &hold, "201 held").await?;
@@ -117,20 +117,20 @@ async fn entries_of_both_accounts_have_the_metadata_of_their_transfer() -> anyho
         for account in [debit, credit] {
             let entry = history.statements[account].iter().find(|entry| entry["transfer_id"] == id.to_string());
             let entry = entry.with_context(|| format!("no entry of {id} for {account}"))?;
-            ensure!(entry["metadata"]["round"] == round, "{account}: {entry}");
+            expect!(entry["metadata"]["round"] == round, "{account}: {entry}");
         }
     }
     let first_of = |prefix: &str| &history.statements[&format!("{prefix}0")];
     let holds = first_of(&history.shop).iter().filter(|entry| entry["kind"] == "held");
     let rounds: Vec<&Value> = holds.map(|entry| &entry["metadata"]["round"]).collect();
-    ensure!(rounds == ["0", "1", "2", "3", "4", "5"], "{rounds:?}");
+    expect!(rounds == ["0", "1", "2", "3", "4", "5"], "{rounds:?}");
     let opened = &first_of(&history.bank)[0];
-    ensure!(opened["kind"] == "opened" && opened.get("metadata").is_none(), "{opened}");
+    expect!(opened["kind"] == "opened" && opened.get("metadata").is_none(), "{opened}");
     stage.finish().await
 }
 
-/// What an account held at an instant is in its newest entry then. Rows of the projections may be older or newer than the instant, so the test
-/// looks before and after the journal is folded.
+/// The newest entry at an instant has what the account held then. Rows of the projections may be older or newer than the instant, so the
+/// test looks before and after the journal is folded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_and_sums_at_an_instant_are_what_the_statements_say() -> anyhow::Result<()> {
     let seed = Seed::announce("accounts at an instant");
@@ -139,16 +139,16 @@ async fn accounts_and_sums_at_an_instant_are_what_the_statements_say() -> anyhow
     history.agrees_at_each_instant(stage.caller()).await.context("before the fold")?;
     all_folded(&stage.cluster).await?;
     history.agrees_at_each_instant(stage.caller()).await.context("after the fold")?;
-    // A time in the future shows what is there now.
+    // A time in the future shows the present state.
     let now = stage.caller().get("/v1/accounts?at=2100-01-01T00:00:00Z").await?;
     let mut seen = 0;
     for account in items(&now)? {
         let Some(entries) = history.statements.get(text(account, "id")?) else { continue };
-        ensure!(entries.last().is_some_and(|newest| newest["version"] == account["version"]), "{account}");
+        expect!(entries.last().is_some_and(|newest| newest["version"] == account["version"]), "{account}");
         seen += 1;
     }
     ensure!(seen == history.statements.len(), "{seen} of {} accounts are listed", history.statements.len());
-    ensure!(now["at"].as_str() < Some("2100"), "{}", now["at"]);
+    expect!(now["at"].as_str() < Some("2100"), "{}", now["at"]);
     stage.finish().await
 }
 
@@ -178,12 +178,12 @@ impl History {
             .map(|one| json!([one["id"], one["posted"], one["held"], one["version"], one["updated_at"]]))
             .collect();
         ensure!(found == expected, "{then}\n expected {expected:?}");
-        ensure!(then["accounts"] == expected.len() && then["at"] == at, "{}, {}", then["accounts"], then["at"]);
+        expect!(then["accounts"] == expected.len() && then["at"] == at, "{}, {}", then["accounts"], then["at"]);
 
         let sums = caller.get(&format!("/v1/balances?at={at}&prefix={prefix}")).await?;
-        ensure!(sums["at"] == at && sums["partial"] == false, "{sums}");
+        expect!(sums["at"] == at && sums["partial"] == false, "{sums}");
         match items(&sums)?.as_slice() {
-            [] => ensure!(expected.is_empty(), "{sums}"),
+            [] => expect!(expected.is_empty(), "{sums}"),
             [sum] => {
                 let sum = (cents(&sum["posted"])?, cents(&sum["held"])?, sum["accounts"].as_u64());
                 ensure!(sum == (posted, held, Some(expected.len() as u64)), "{sums}, not {posted} and {held}");
@@ -197,12 +197,12 @@ impl History {
 /// A part of a query, and the entries that pass it.
 type Filter<'a> = (String, &'a dyn Fn(&Value) -> bool);
 
-/// An amount in cents.
+/// Reads an amount as cents.
 fn cents(amount: &Value) -> anyhow::Result<i64> {
-    Ok(amount.as_str().context("no amount")?.replace('.', "").parse()?)
+    Ok(amount.as_str().with_context(|| format!("expected an amount, not {amount}"))?.replace('.', "").parse()?)
 }
 
-/// Whatever the size of pages, a list has the transfers of the statement, and of these the ones that the filter leaves.
+/// With pages of any size, a list has the transfers of the statement that pass the filter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_transfers_has_each_once_and_in_the_order_of_the_statement() -> anyhow::Result<()> {
     let seed = Seed::announce("lists of transfers");
@@ -244,15 +244,15 @@ async fn a_list_of_transfers_has_each_once_and_in_the_order_of_the_statement() -
     for listed in items(&page)? {
         let path = format!("/v1/transfers/{}?debit={}", text(listed, "id")?, escaped(text(listed, "debit")?));
         let (read, listed) = (without_steps(caller.read(&path, "200 posted").await?), without_steps(listed.clone()));
-        ensure!(read == listed, "{listed}\n {read}");
+        expect!(read == listed, "{listed}\n {read}");
     }
 
     let holds = format!("/v1/holds?account={}", escaped(&format!("{}0", history.shop)));
     let all = caller.walk(&format!("{holds}&limit=4")).await?;
     let rounds: Vec<&Value> = all.iter().map(|hold| &hold["metadata"]["round"]).collect();
-    ensure!(rounds == ["5", "4", "3", "2", "1", "0"], "{rounds:?}");
+    expect!(rounds == ["5", "4", "3", "2", "1", "0"], "{rounds:?}");
     let some = caller.get(&format!("{holds}&metadata=round=2&status=held")).await?;
-    ensure!(items(&some)?.len() == 1 && some["data"][0]["metadata"]["round"] == "2", "{some}");
+    expect!(items(&some)?.len() == 1 && some["data"][0]["metadata"]["round"] == "2", "{some}");
     let of_payee = caller.get(&format!("/v1/holds?account={}0", history.bank)).await?;
     ensure!(items(&of_payee)?.is_empty(), "holds are listed for their credit account: {of_payee}");
     stage.finish().await
@@ -271,7 +271,7 @@ async fn lists_are_filtered_by_the_present_state() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let caller = stage.caller();
     let (payer, payee) = (stage.account(0, "EUR overdraft=unlimited").await?, stage.account(0, "EUR").await?);
-    // It takes no money and lives on another shard, so that money is reserved for it and comes back.
+    // The account accepts no money and lives on another shard, so that money is reserved for it and comes back.
     let full = stage.account(1, "EUR max=0.00").await?;
     let order = |id: Uuid, credit: &str| json!({"id": id, "debit": payer, "credit": credit, "amount": "5.00", "asset": "EUR"});
     let [posted, reversed, refused, held, captured, released, capture, reversal] = [(); 8].map(|()| Uuid::now_v7());
@@ -308,8 +308,8 @@ async fn lists_are_filtered_by_the_present_state() -> anyhow::Result<()> {
     stage.finish().await
 }
 
-/// One request looks at a bounded number of entries. If none of them passes the filter, the answer is an empty page with a cursor, and the next
-/// request goes on from there.
+/// One request looks at a bounded number of entries. If none of them passes the filter, the answer is an empty page with a cursor, from
+/// which the next request continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_finds_nothing_ends_with_a_cursor() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
@@ -323,10 +323,10 @@ async fn a_request_that_finds_nothing_ends_with_a_cursor() -> anyhow::Result<()>
     for account in [&payer, &payee] {
         let path = format!("/v1/transfers?account={}&metadata=needle", escaped(account));
         let first = caller.get(&path).await?;
-        ensure!(items(&first)?.is_empty() && first["has_more"] == true, "{first}");
+        expect!(items(&first)?.is_empty() && first["has_more"] == true, "{first}");
         let second = caller.get(&format!("{path}&cursor={}", text(&first, "next_cursor")?)).await?;
-        ensure!(items(&second)?.len() == 1 && second["data"][0]["id"] == needle["id"], "{second}");
-        ensure!(second["has_more"] == false, "{second}");
+        expect!(items(&second)?.len() == 1 && second["data"][0]["id"] == needle["id"], "{second}");
+        expect!(second["has_more"] == false, "{second}");
     }
     stage.finish().await
 }

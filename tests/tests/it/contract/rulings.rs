@@ -1,7 +1,7 @@
-//! The ledger's answers to transfers, as tables. Every row is played with both accounts on one shard and on two, and the answers
-//! must not differ.
+//! Tables of the ledger's answers to transfers. Every row is played with both accounts on one shard and on two, and the answers must not
+//! differ.
 //!
-//! Rows that break two rules at once test the precedence: the first rule of the contract is answered.
+//! Rows that break two rules test the precedence: the answer is that of the first rule in the contract.
 
 use anyhow::ensure;
 use futures_util::future::{join, join_all};
@@ -15,10 +15,10 @@ use super::{
     stage::{Findings, Shard, Stage, terms, with_roles},
 };
 
-/// Name, debit account, credit account (both as [`Stage::account`] takes them), amount, asset, answer.
+/// A row has a name, the debit account and the credit account as [`Stage::account`] takes them, the amount, the asset, and the answer.
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
 
-/// The most an amount of three decimals can be.
+/// The largest amount with three decimals.
 const MOST: &str = "9223372036854775.807";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +113,7 @@ async fn are_the_same_wherever_accounts_live(rows: &[Row]) -> anyhow::Result<()>
     stage.finish().await
 }
 
-/// All that a client can see of a row, without names, times and the scope.
+/// Plays a row and returns everything that a client sees of it, without names, times and the scope.
 async fn play(stage: &Stage, row: &Row, credit_shard: Shard) -> anyhow::Result<Vec<String>> {
     let (_, debit, credit, amount, asset, expected) = *row;
     let debit = stage.account(0, debit).await?;
@@ -126,11 +126,11 @@ async fn play(stage: &Stage, row: &Row, credit_shard: Shard) -> anyhow::Result<V
 
     let first = stage.api.expect(Call::post("/v1/transfers", &body), expected).await?;
     let scope = if credit_shard == 0 { "local" } else { "cross_shard" };
-    ensure!(first.status != 201 || first.body["scope"] == scope, "not {scope}: {}", first.body);
-    ensure!(first.status == 201 || first.body["transfer_id"] == json!(id), "no transfer_id: {}", first.body);
+    ensure!(first.status != 201 || first.body["scope"] == scope, "expected the scope {scope}: {}", first.body);
+    ensure!(first.status == 201 || first.body["transfer_id"] == json!(id), "expected a transfer_id: {}", first.body);
     seen.push(faceless(&first));
 
-    // A stored answer is given again, word for word. An answer that is not stored is decided anew.
+    // A stored answer is repeated word for word. A request whose answer is not stored is decided again.
     let stored = expected != "422 account_not_found side=debit";
     let again = if stored { format!("{} replayed", expected.replace("201", "200")) } else { expected.to_owned() };
     let replay = stage.api.expect(Call::post("/v1/transfers", &body), &again).await?;
@@ -156,7 +156,7 @@ async fn play(stage: &Stage, row: &Row, credit_shard: Shard) -> anyhow::Result<V
     seen.push(faceless(&transfer));
     for account in [&debit, &credit] {
         let mut shown = stage.api.send(Call::new(Method::GET, &account_path(account), "")).await?;
-        // In a cross-shard refusal, the money goes into transit and back: the payer has two more entries.
+        // In a cross-shard refusal, the money goes into transit and back, so the payer has two more entries.
         for member in ["version", "updated_at"] {
             shown.body.as_object_mut().map(|members| members.remove(member));
         }
@@ -178,16 +178,19 @@ async fn what_an_in_transit_account_cannot_hold_is_refused() -> anyhow::Result<(
     stage.pay(&source[0], &target[0], MOST, "KWD").await?;
     let more = terms(Uuid::now_v7(), &source[1], &target[1], "0.001", "KWD");
     stage.api.expect(Call::post("/v1/transfers", &more), overflow).await?;
-    // The credit side is answered before it.
+    // A refusal of the credit side comes before this one.
     let closed = stage.account(1, "KWD closed").await?;
     let to_closed = terms(Uuid::now_v7(), &source[1], &closed, "0.001", "KWD");
     stage.api.expect(Call::post("/v1/transfers", &to_closed), "422 account_closed side=credit").await?;
-    // The other end of the range: the magnitude of the least balance is one more than that of the most.
+    // At the other end of the range, the magnitude of the least balance is one more than that of the greatest.
     stage.pay(&third, &target[1], "0.001", "KWD").await?;
     let refused = terms(Uuid::now_v7(), &third, &target[1], "0.001", "KWD");
     stage.api.expect(Call::post("/v1/transfers", &refused), overflow).await?;
-    ensure!(stage.posted(&third).await? == "-0.001" && stage.posted(&source[1]).await? == "0.000", "not given back");
-    // Local transfers are posted, and money that flows back makes room.
+    ensure!(
+        stage.posted(&third).await? == "-0.001" && stage.posted(&source[1]).await? == "0.000",
+        "money is missing"
+    );
+    // Local transfers need no room in transit. Money that flows back makes room again.
     stage.pay(&source[1], &source[0], "1", "KWD").await?;
     stage.pay(&target[0], &source[0], "0.001", "KWD").await?;
     stage.pay(&source[1], &target[1], "0.001", "KWD").await?;

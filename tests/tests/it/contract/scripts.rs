@@ -1,5 +1,5 @@
-//! Holds, captures, releases and reversals, as tables of small scripts. Every script is played with both accounts on one shard
-//! and on two, and the answers must not differ.
+//! Tables of small scripts of holds, captures, releases and reversals. Every script is played with both accounts on one shard and on two,
+//! and the answers must not differ.
 //!
 //! A script has a debit account, a credit account (both as [`Stage::account`] takes them) and steps, each with its answer:
 //!
@@ -30,11 +30,12 @@ use super::{
     stage::{Findings, Shard, Stage, terms, with_roles},
 };
 
-/// The longest hold of a script lasts ten seconds. Other tests measure how soon after its time a hold expires.
+/// The time within which a hold must have expired. The longest hold of a script lasts ten seconds. Other tests measure how soon after its
+/// time a hold expires.
 const EXPIRED_WITHIN: Duration = Duration::from_secs(60);
 
-type Step = (&'static str, &'static str);
-type Script = (&'static str, &'static str, &'static str, &'static [Step]);
+type ScriptStep = (&'static str, &'static str);
+type ContractScript = (&'static str, &'static str, &'static str, &'static [ScriptStep]);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[rustfmt::skip]
@@ -190,7 +191,7 @@ async fn a_hold_whose_time_is_over_expires_and_is_captured_no_more() -> anyhow::
 }
 
 /// Plays each script with both accounts on one shard and on two.
-async fn play_all(scripts: &[Script]) -> anyhow::Result<()> {
+async fn play_all(scripts: &[ContractScript]) -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let played = scripts.iter().map(async |script| join(play(&stage, script, 0), play(&stage, script, 1)).await);
     let mut findings = Findings::default();
@@ -209,8 +210,8 @@ async fn play_all(scripts: &[Script]) -> anyhow::Result<()> {
     stage.finish().await
 }
 
-/// Everything that a client can see of a script, without names, ids and times.
-async fn play(stage: &Stage, script: &Script, credit_shard: Shard) -> anyhow::Result<Vec<String>> {
+/// Plays a script and returns everything that a client sees of it, without names, ids and times.
+async fn play(stage: &Stage, script: &ContractScript, credit_shard: Shard) -> anyhow::Result<Vec<String>> {
     let (_, debit, credit, steps) = *script;
     let mut actors = Actors {
         stage,
@@ -238,7 +239,7 @@ struct Actors<'s> {
     credit: String,
     somebody: String,
     hold: Uuid,
-    /// The last payment or capture, and whether it is one of the hold.
+    /// The last payment or capture, and whether it is a capture.
     payment: (Uuid, bool),
     reversal: Uuid,
     last: Option<(String, Value)>,
@@ -257,7 +258,7 @@ impl Actors<'_> {
             }
             ["expire"] => self.expire().await,
             ["again", changed @ ..] => {
-                let (path, mut body) = self.last.clone().context("nothing to send again")?;
+                let (path, mut body) = self.last.clone().context("`again` needs a request before it")?;
                 if !changed.is_empty() {
                     body["amount"] = json!(amount);
                 }
@@ -278,11 +279,11 @@ impl Actors<'_> {
                 self.last = Some((path.clone(), body.clone()));
                 self.send(&path, &body, expected).await
             }
-            [] => bail!("an empty step"),
+            [] => bail!("the step is empty"),
         }
     }
 
-    /// Path and body of what a step orders.
+    /// The path and the body of the request that a step orders.
     fn order(&mut self, verb: &str, amount: Option<&str>, words: &[&str]) -> anyhow::Result<(String, Value)> {
         let id = Uuid::now_v7();
         self.ids.push(id);
@@ -322,7 +323,7 @@ impl Actors<'_> {
                 (format!("/v1/transfers/{}/reverse", self.payment.0), part)
             }
             "reverse-it" => (format!("/v1/transfers/{}/reverse", self.reversal), part),
-            other => bail!("{other} is no step"),
+            other => bail!("there is no step {other}"),
         })
     }
 
@@ -337,12 +338,12 @@ impl Actors<'_> {
             "credit" => (account_path(&self.credit), &["posted", "held", "available"]),
             "hold" => (format!("/v1/holds/{}", self.hold), &["status", "captured", "remaining"]),
             "payment" => (format!("/v1/transfers/{}", self.payment.0), &["status", "reversed_amount"]),
-            other => bail!("{other} cannot be seen"),
+            other => bail!("`see` knows no {other}"),
         };
         let reply = self.stage.api.send(Call::get(&path)).await?;
-        ensure!(reply.status == 200, "{}", reply.body);
+        expect!(reply.status == 200, "{}", reply.body);
         if what == "payment" && reply.body["reversed_amount"].is_string() {
-            ensure!(reply.body["reversed_by"].as_array().is_some_and(|ids| !ids.is_empty()), "{}", reply.body);
+            expect!(reply.body["reversed_by"].as_array().is_some_and(|ids| !ids.is_empty()), "{}", reply.body);
         }
         let words: Vec<&str> = members.iter().filter_map(|member| reply.body[member].as_str()).collect();
         Ok(words.join(" "))
@@ -357,7 +358,7 @@ impl Actors<'_> {
         .await
     }
 
-    /// The answer, without what may differ between accounts in different places or between two plays of one script.
+    /// The answer without the parts that may differ between accounts on different shards or between two plays of one script.
     fn faceless(&self, reply: &Reply) -> String {
         let mut body = reply.body.clone();
         hide(&mut body);
@@ -371,8 +372,7 @@ impl Actors<'_> {
     }
 }
 
-/// Removes what differs: times, places, and versions. In a cross-shard refusal the money goes into transit and back, so that the payer has
-/// two more entries.
+/// Removes times, places and versions. In a cross-shard refusal, the money goes into transit and back, so the payer has two more entries.
 fn hide(body: &mut Value) {
     let Some(members) = body.as_object_mut() else { return };
     for member in ["scope", "steps", "shard", "slot", "request_id", "version"] {

@@ -1,8 +1,8 @@
-//! A key of one tenant can neither read nor move another tenant's money, by any operation of the API.
+//! Tests that a key of one tenant can neither read nor move another tenant's money, by any operation of the API.
 //!
-//! Each attack is sent twice: about something of another tenant, and about something that does not exist. The two answers must be the same up to
-//! the names, so that an answer does not tell what exists. Every operation of `docs/openapi.json` and each of its parameters has an attack;
-//! an operation that is added later fails the first test until it has one.
+//! Each attack is sent twice: about something of another tenant, and about something that does not exist. The two answers must be the same
+//! except for the names, so that an answer does not reveal what exists. Every operation of `docs/openapi.json` and each of its parameters
+//! has an attack. A new operation fails the first test until it has one.
 
 mod attacks;
 mod reports;
@@ -23,7 +23,7 @@ use super::{
     stage::Stage,
 };
 
-/// Parameters that say nothing of accounts, transfers or holds.
+/// Parameters that do not name accounts, transfers or holds.
 const NEUTRAL: [&str; 3] = ["X-Request-Id", "X-Request-Timeout-Ms", "traceparent"];
 
 #[test]
@@ -61,7 +61,7 @@ fn every_operation_and_every_parameter_of_the_description_has_an_attack() {
         }
     }
     for Attack { operation, .. } in ATTACKS {
-        assert!(operations.contains(operation), "{operation} is no operation of the description");
+        assert!(operations.contains(operation), "the description has no operation {operation}");
     }
 }
 
@@ -89,7 +89,7 @@ async fn a_tenant_learns_and_moves_nothing_of_another_one_by_any_operation() -> 
         }
     }
     let under_key = stage.attack(under_key(&stage, USED_KEY)).await?;
-    ensure!(under_key.status == 201 && !is_replay(&under_key), "{}", under_key.body);
+    expect!(under_key.status == 201 && !is_replay(&under_key), "{}", under_key.body);
     for request in OWN_READS {
         let request = request(&stage);
         let answer = stage.router.api.text(&request.clone().key(&stage.attacker)).await?;
@@ -98,7 +98,7 @@ async fn a_tenant_learns_and_moves_nothing_of_another_one_by_any_operation() -> 
         }
         findings.extend(stage.secret_in(&answer.body).map(|secret| format!("{} shows {secret}", request.path)));
     }
-    // This is true after the ids were used again, too.
+    // The reused ids must not have changed anything of others, either.
     ensure!(stage.read_foreign().await? == foreign, "something of another tenant has changed");
     ensure!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
     stage.finish().await
@@ -136,7 +136,7 @@ fn is_replay(reply: &Reply) -> bool {
     reply.header("idempotent-replayed") == "true"
 }
 
-/// The answer without what differs between two answers of the same kind: the request's id, and the names that were asked for.
+/// The answer without the parts that differ between two answers of the same kind: the request's id, and the names in the request.
 fn form(reply: &Reply, target: &Target) -> String {
     let mut body = reply.body.clone();
     body["request_id"] = Value::Null;
@@ -157,7 +157,7 @@ fn form(reply: &Reply, target: &Target) -> String {
     text
 }
 
-/// What an attack is about.
+/// The object of an attack.
 #[derive(Debug, Clone)]
 struct Target {
     account: String,
@@ -165,14 +165,14 @@ struct Target {
     own: [String; 4],
     /// The id of a transfer or hold.
     id: Uuid,
-    /// An id for what the attacker orders.
+    /// An id for the attacker's own order.
     new: Uuid,
     key: String,
-    /// Cursors of pages that the attacker may not see.
+    /// Cursors of pages that the attacker must not see.
     cursors: Cursors,
 }
 
-/// Cursors, by what they are a page of.
+/// Cursors by the kind of their list.
 #[derive(Debug, Clone)]
 struct Cursors {
     accounts: String,
@@ -182,7 +182,7 @@ struct Cursors {
 }
 
 impl Target {
-    /// Something that does not exist.
+    /// A target that does not exist.
     fn nothing(own: &[String; 4]) -> Self {
         let cursor = "v1-00000000".to_owned();
         Self {
@@ -200,19 +200,19 @@ impl Target {
         }
     }
 
-    /// The account in a URL.
+    /// The path of the account.
     fn path(&self) -> String {
         escaped(&self.account)
     }
 }
 
-/// Two tenants and a bank, and what each of them has. One tenant is the attacker, the other one is the rival.
+/// Two tenants and a bank, with their accounts, transfers and holds. One tenant is the attacker, the other one is the rival.
 struct Tenants {
     operator: Secret,
     attacker: Secret,
     /// Accounts of the attacker.
     own: [String; 4],
-    /// Accounts of others. Some of the ids begin as the attacker's do, or nearly so.
+    /// Accounts of others. Some of their ids begin as the attacker's ids do, or nearly so.
     foreign: [String; 5],
     targets: Vec<Target>,
     /// The rival's transfers and holds, which debit its till.
@@ -282,7 +282,7 @@ impl Tenants {
             (reversed, till, cash, "3.00", "tell-nobody"),
             (Uuid::now_v7(), cash, own, "50.00", "own"),
             (self.own_transfer, own, desk, "20.00", "own"),
-            // Both tenants may see these.
+            // Both tenants may see these transfers.
             (Uuid::now_v7(), till, own, "1.00", "refund"),
             (Uuid::now_v7(), own, till, "1.00", "invoice"),
         ] {
@@ -333,7 +333,7 @@ impl Tenants {
         Ok(())
     }
 
-    /// Cursors of pages of the rival, as the operator gets them.
+    /// Reads cursors of pages of the rival with the operator's key.
     async fn cursors(&self, account: &str) -> anyhow::Result<Cursors> {
         let cursor = async |path: String| {
             let page = self.done(Call::get(&path), 200).await?;
@@ -358,15 +358,15 @@ impl Tenants {
         self.router.caller(&self.attacker).send(call).await
     }
 
-    /// Sends a request with the operator's key, which must have this status. Gives the body.
+    /// Sends a request with the operator's key. The answer must have this status. Returns the body.
     async fn done(&self, call: Call, status: u16) -> anyhow::Result<Value> {
         let told = format!("{} {}", call.method, call.path);
         let reply = self.router.caller(&self.operator).send(call).await?;
-        ensure!(reply.status == status, "{told}: {} {}", reply.status, reply.body);
+        expect!(reply.status == status, "{told}: {} {}", reply.status, reply.body);
         Ok(reply.body)
     }
 
-    /// Everything that the operator sees of others than the attacker.
+    /// Reads everything of others than the attacker, with the operator's key.
     async fn read_foreign(&self) -> anyhow::Result<Vec<Value>> {
         let debit = escaped(&self.foreign[0]);
         let accounts = self.foreign.iter().flat_map(|account| {
@@ -377,7 +377,7 @@ impl Tenants {
         self.read(accounts.chain(transfers).chain(holds)).await
     }
 
-    /// The attacker's accounts.
+    /// Reads the attacker's accounts.
     async fn read_own(&self) -> anyhow::Result<Vec<Value>> {
         self.read(self.own.iter().map(|account| account_path(account))).await
     }
@@ -390,12 +390,13 @@ impl Tenants {
         Ok(seen)
     }
 
-    /// What the attacker must not see: metadata, the balances of the rival, and accounts that have no business with the attacker.
+    /// Finds a part of the text that the attacker must not see: metadata, balances of the rival, or an account that has no transfers with
+    /// the attacker.
     fn secret_in(&self, text: &str) -> Option<String> {
         let shown = text.replace("%7B", "{").replace("%7D", "}");
         let [_, vault, resembles, ..] = &self.foreign;
         let secrets = ["tell-nobody", "7777.77", vault, resembles];
-        // Names that the attacker sent are no secret.
+        // Names that the attacker sent itself are no secret.
         let sent_back = |secret: &str| secret.starts_with('{') && shown.contains("\"code\":");
         secrets.into_iter().find(|secret| shown.contains(secret) && !sent_back(secret)).map(str::to_owned)
     }

@@ -1,4 +1,4 @@
-//! Single transfers: what names them, where they are found, and what they show.
+//! Tests of single transfers: what names them, where they are found, and what they show.
 
 use anyhow::{Context, ensure};
 use http::Method;
@@ -27,24 +27,24 @@ async fn an_idempotency_key_names_a_transfer_of_its_debit_account() -> anyhow::R
         let again = send(order(&payers[0], "1.00"), &key).await?.expect("200 posted replayed")?;
         ensure!(first.body == again.body, "{} and {}", first.body, again.body);
         send(order(&payers[0], "2"), &key).await?.expect("422 idempotency_mismatch field=amount")?;
-        // The same key of another payer, and another key of the same payer, are other transfers.
+        // The same key of another payer names another transfer, and so does another key of the same payer.
         let other_payer = send(order(&payers[1], "1"), &key).await?.expect("201 posted")?;
         let other_key = send(order(&payers[0], "1"), &format!("{key}2")).await?.expect("201 posted")?;
         let ids = [&first.body["id"], &other_payer.body["id"], &other_key.body["id"]];
-        ensure!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
+        expect!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
         let longest = format!("{payee_shard}{}", "k".repeat(254));
         send(order(&payers[0], "1"), &longest).await?.expect("201 posted")?;
         send(order(&payers[0], "1"), &longest).await?.expect("200 posted replayed")?;
-        // The id that was derived is the transfer's id like any other.
+        // The id that the router derived from the key is the transfer's id and can be used as such.
         let mut by_id = order(&payers[0], "1");
         by_id["id"] = first.body["id"].clone();
         stage.api.expect(Call::post("/v1/transfers", &by_id), "200 posted replayed").await?;
-        // A body with an id has no use for the key.
+        // The key is ignored if the body has an id.
         by_id["id"] = json!(Uuid::now_v7());
         let own = send(by_id.clone(), &key).await?.expect("201 posted")?;
-        ensure!(own.body["id"] == by_id["id"], "{}", own.body);
-        ensure!(stage.posted(&payee).await? == "5.00", "moved otherwise than told");
-        // Without a debit account nothing is stored, and the key stays free.
+        expect!(own.body["id"] == by_id["id"], "{}", own.body);
+        ensure!(stage.posted(&payee).await? == "5.00", "the payee should have 5.00");
+        // Without the debit account, nothing is stored, and the key stays free.
         let late = stage.name(0)?;
         for _ in 0..2 {
             send(order(&late, "1"), &key).await?.expect("422 account_not_found side=debit")?;
@@ -94,14 +94,14 @@ async fn a_transfer_is_found_with_its_steps() -> anyhow::Result<()> {
         ensure!(taken.map(Value::from) == steps, "steps of {by_id}");
         let times: Vec<&str> =
             by_id["steps"].as_array().into_iter().flatten().filter_map(|step| step["at"].as_str()).collect();
-        ensure!(times.iter().all(|time| time.ends_with('Z')), "{by_id}");
+        expect!(times.iter().all(|time| time.ends_with('Z')), "{by_id}");
         if answer.status == 201 {
             for (member, value) in answer.body.as_object().context("no object")? {
                 ensure!(by_id[member] == *value, "{member}: answered {}, read {by_id}", answer.body);
             }
-            ensure!(by_id["debit_account"].is_object() && by_id["posted_at"].is_string(), "{by_id}");
+            expect!(by_id["debit_account"].is_object() && by_id["posted_at"].is_string(), "{by_id}");
         } else {
-            ensure!(by_id["reject_code"] == "account_closed" && by_id["rejected_at"].is_string(), "{by_id}");
+            expect!(by_id["reject_code"] == "account_closed" && by_id["rejected_at"].is_string(), "{by_id}");
         }
         // The credit account has no transfer of this id.
         let elsewhere = format!("/v1/transfers/{id}?debit={}", escaped(payee));
@@ -110,7 +110,7 @@ async fn a_transfer_is_found_with_its_steps() -> anyhow::Result<()> {
     stage.finish().await
 }
 
-/// They are two transfers.
+/// An id of two payers names two transfers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_payers_may_use_one_id() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
@@ -126,13 +126,13 @@ async fn two_payers_may_use_one_id() -> anyhow::Result<()> {
         }
         let path = format!("/v1/transfers/{id}");
         let ambiguous = stage.api.expect(Call::get(&path), "409 ambiguous_id").await?;
-        ensure!(ambiguous.body["transfer_id"] == json!(id), "{}", ambiguous.body);
+        expect!(ambiguous.body["transfer_id"] == json!(id), "{}", ambiguous.body);
         for (payer, amount) in payers.iter().zip(["1.00", "2.00"]) {
             let path = format!("{path}?debit={}", escaped(payer));
             let found = stage.api.expect(Call::get(&path), "200 posted").await?.body;
-            ensure!(found["debit"] == payer.as_str() && found["amount"] == amount, "{found}");
+            expect!(found["debit"] == payer.as_str() && found["amount"] == amount, "{found}");
         }
-        ensure!(stage.posted(&payee).await? == "3.00", "not both were paid");
+        ensure!(stage.posted(&payee).await? == "3.00", "the payee should have both payments, 3.00 together");
     }
     stage.finish().await
 }
@@ -174,7 +174,7 @@ async fn a_replay_is_answered_when_its_id_has_become_ambiguous() -> anyhow::Resu
         let again = stage.api.expect(capture(own), "200 posted replayed").await?;
         ensure!(first.body == again.body, "{} and {}", first.body, again.body);
         stage.api.expect(capture(Uuid::now_v7()), "409 ambiguous_id").await?;
-        ensure!(stage.posted(&payee).await? == "4.00", "captured or reversed twice");
+        ensure!(stage.posted(&payee).await? == "4.00", "a replay captured or reversed once more");
     }
     stage.finish().await
 }
@@ -253,10 +253,10 @@ async fn a_request_id_is_in_the_answer() -> anyhow::Result<()> {
         .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
         .header("x-request-timeout-ms", "30000");
     let reply = stage.api.expect(call, "404 account_not_found").await?;
-    ensure!(reply.header("x-request-id") == "mine-1" && reply.body["request_id"] == "mine-1", "{}", reply.body);
+    expect!(reply.header("x-request-id") == "mine-1" && reply.body["request_id"] == "mine-1", "{}", reply.body);
     for unusable in ["", "a b", &"x".repeat(129)] {
         let reply = stage.api.send(Call::get("/v1/accounts/nobody").header("x-request-id", unusable)).await?;
-        ensure!(reply.header("x-request-id") != unusable, "{:?}", reply.headers);
+        expect!(reply.header("x-request-id") != unusable, "{:?}", reply.headers);
     }
     stage.finish().await
 }

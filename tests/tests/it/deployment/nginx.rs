@@ -1,4 +1,4 @@
-//! nginx itself, where it is installed, between a client and two routers that are sockets of the test.
+//! Tests of the configuration of nginx, with a real nginx if it is installed. The two routers behind it are sockets of the test.
 
 use std::{
     net::SocketAddr,
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use testkit::wait::until;
+use testkit::{node::Folder, wait::until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -21,15 +21,15 @@ use tokio::{
     time::Instant,
 };
 
-use super::{DEPLOY, Scratch, run};
+use super::{DEPLOY, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How a router answers that is well.
+/// The answer of a router that works.
 const CREATED: &str = "HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}";
-/// How a router answers that is well and does not know what became of a payment. The body is the router's own.
+/// The answer of a router that does not know the outcome of a payment. The body proves that the answer is not nginx's own.
 const UNKNOWN: &str = "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 11\r\n\r\nof a router";
 
-/// The place of nginx's program. Debian keeps it where only root's path leads.
+/// The program of nginx. Debian installs it in a folder that is only in root's `PATH`.
 async fn program() -> Option<&'static str> {
     for path in ["nginx", "/usr/sbin/nginx"] {
         if run(Command::new(path).arg("-v")).await.is_ok() {
@@ -40,10 +40,10 @@ async fn program() -> Option<&'static str> {
     None
 }
 
-/// The committed configuration with the places of this test.
-fn configuration(scratch: &Scratch, listen: &str, routers: [SocketAddr; 2]) -> anyhow::Result<String> {
+/// The committed configuration with the folders, ports and routers of this test.
+fn configuration(scratch: &Folder, listen: &str, routers: [SocketAddr; 2]) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(Path::new(DEPLOY).join("nginx/nginx.conf"))?;
-    let folder = scratch.0.to_str().context("a folder that is no text")?;
+    let folder = scratch.path().to_str().context("the path of the folder is not UTF-8")?;
     let mut text = text.replace("/tmp/nginx", &format!("{folder}/nginx")).replace("/etc/nginx/tls", folder);
     for (name, router) in ["router0:8080", "router1:8080"].into_iter().zip(routers) {
         ensure!(text.contains(name), "{name} is not in nginx.conf");
@@ -56,20 +56,20 @@ fn configuration(scratch: &Scratch, listen: &str, routers: [SocketAddr; 2]) -> a
 #[tokio::test]
 async fn nginx_takes_the_configuration() -> anyhow::Result<()> {
     let Some(nginx) = program().await else { return Ok(()) };
-    let scratch = Scratch::new()?;
+    let scratch = Folder::create()?;
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
-    std::fs::write(scratch.0.join("tls.crt"), pair.cert.pem())?;
-    std::fs::write(scratch.0.join("tls.key"), pair.signing_key.serialize_pem())?;
+    std::fs::write(scratch.path().join("tls.crt"), pair.cert.pem())?;
+    std::fs::write(scratch.path().join("tls.key"), pair.signing_key.serialize_pem())?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-    let file = scratch.0.join("nginx.conf");
+    let file = scratch.path().join("nginx.conf");
     let free = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     std::fs::write(&file, configuration(&scratch, &format!("{free} ssl"), [nowhere; 2])?)?;
     let said = run(Command::new(nginx).arg("-t").arg("-c").arg(&file)).await?;
-    ensure!(!said.contains("[warn]"), "{said}");
+    expect!(!said.contains("[warn]"), "{said}");
     Ok(())
 }
 
-/// A router that counts requests and answers each with the same bytes, or closes the connection without an answer.
+/// A fake router. It counts requests, and answers each with the same bytes or closes the connection without an answer.
 struct FakeRouter {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -106,21 +106,21 @@ impl FakeRouter {
     }
 }
 
-/// nginx in front of two routers. It ends with this value.
+/// A running nginx in front of two routers. Dropping it ends nginx.
 struct Proxy {
     address: SocketAddr,
     _process: Child,
-    _scratch: Scratch,
+    _scratch: Folder,
 }
 
 impl Proxy {
     async fn start(nginx: &str, routers: [SocketAddr; 2]) -> anyhow::Result<Self> {
-        let scratch = Scratch::new()?;
-        // The port is free until nginx takes it; nothing else of this test binds one in between.
+        let scratch = Folder::create()?;
+        // The port is free until nginx takes it, because this test binds no other port in between.
         let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
         let text = configuration(&scratch, &address.to_string(), routers)?;
         let tls: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("ssl_")).collect();
-        let file = scratch.0.join("nginx.conf");
+        let file = scratch.path().join("nginx.conf");
         std::fs::write(&file, tls.join("\n"))?;
         let process = Command::new(nginx)
             .args(["-g", "daemon off; master_process off;", "-c"])
@@ -157,11 +157,11 @@ async fn a_payment_without_a_key_is_sent_to_one_router_only_and_its_outcome_is_c
     for method in ["POST", "PATCH"] {
         let (broken, other) = (FakeRouter::start(None).await?, FakeRouter::start(None).await?);
         let proxy = Proxy::start(nginx, [broken.address, other.address]).await?;
-        // A PATCH has no id, so that a key changes nothing.
+        // A PATCH has no id, so a key would change nothing.
         let (status, body) = proxy.send(method, if method == "PATCH" { KEY } else { "" }).await?;
         let problem: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
-        ensure!(status == 504 && problem["status"] == 504, "{method}: {status} {body}");
-        ensure!(problem["code"] == "outcome_unknown" && problem["executed"] == "unknown", "{method}: {body}");
+        expect!(status == 504 && problem["status"] == 504, "{method}: {status} {body}");
+        expect!(problem["code"] == "outcome_unknown" && problem["executed"] == "unknown", "{method}: {body}");
         ensure!(broken.requests() + other.requests() == 1, "{method} was sent more than once");
     }
     Ok(())
@@ -172,12 +172,12 @@ async fn a_payment_with_a_key_is_sent_to_the_other_router() -> anyhow::Result<()
     let Some(nginx) = program().await else { return Ok(()) };
     let (broken, well) = (FakeRouter::start(None).await?, FakeRouter::start(Some(CREATED)).await?);
     let proxy = Proxy::start(nginx, [broken.address, well.address]).await?;
-    // Which router is asked first is up to nginx.
+    // nginx decides which router it asks first.
     let latest = Instant::now() + PATIENCE;
     while broken.requests() == 0 {
         ensure!(Instant::now() < latest, "nginx never asks the first router");
         let (status, body) = proxy.send("POST", KEY).await?;
-        ensure!(status == 201, "{status} {body}");
+        expect!(status == 201, "{status} {body}");
     }
     ensure!(well.requests() > 0, "no request reached the second router");
     Ok(())
@@ -187,12 +187,12 @@ async fn a_payment_with_a_key_is_sent_to_the_other_router() -> anyhow::Result<()
 async fn a_payment_reaches_the_router_that_listens() -> anyhow::Result<()> {
     let Some(nginx) = program().await else { return Ok(()) };
     let well = FakeRouter::start(Some(CREATED)).await?;
-    // Nothing listens where a listener was.
+    // No program listens on the port of a listener that was dropped.
     let gone = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     let proxy = Proxy::start(nginx, [gone, well.address]).await?;
     for _ in 0..4 {
         let (status, body) = proxy.send("POST", "").await?;
-        ensure!(status == 201, "{status} {body}");
+        expect!(status == 201, "{status} {body}");
     }
     ensure!(well.requests() == 4, "{} requests", well.requests());
     Ok(())
@@ -205,8 +205,8 @@ async fn the_answer_of_a_router_is_passed_on_as_it_is() -> anyhow::Result<()> {
     let proxy = Proxy::start(nginx, [one.address, two.address]).await?;
     for header in ["", KEY] {
         let answer = proxy.send("POST", header).await?;
-        ensure!(answer == (504, "of a router".to_owned()), "{answer:?}");
+        expect!(answer == (504, "of a router".to_owned()), "{answer:?}");
     }
-    ensure!(one.requests() + two.requests() == 2, "an answer was not the last word");
+    ensure!(one.requests() + two.requests() == 2, "nginx repeated a request that was answered");
     Ok(())
 }

@@ -1,16 +1,16 @@
-//! What is done in the cells of the matrix: which durable steps it takes, and what must come of it.
+//! The kinds of operations in the cells of the matrix, with their durable steps and their expected results.
 
 use http::Method;
 use serde_json::json;
-use testkit::client::account_path;
+use testkit::{client::account_path, history::payment_body};
 use uuid::Uuid;
 
-use super::teller::{Named, Request, Teller, payment};
+use super::teller::{Named, Request, Teller};
 
-/// Enough payments that the next fold writes a waypoint of both accounts.
+/// So many payments that the next fold writes a waypoint of both accounts.
 const LONG: usize = 70;
 
-/// What a cell does. Transfers, captures and reversals are between two shards unless their name says otherwise.
+/// The operation of a cell. Transfers, captures and reversals are between two shards unless their name says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Payment,
@@ -23,7 +23,7 @@ pub enum Kind {
     /// A capture of more than its hold, which the source presumes to be refused.
     ExcessiveCapture,
     Reversal,
-    /// There is nothing left to be reversed, which only the destination knows.
+    /// Nothing is left to reverse, which only the destination knows.
     SecondReversal,
     LocalPayment,
     /// The payer has too little.
@@ -37,15 +37,15 @@ pub enum Kind {
     Expiry,
     Opening,
     Change,
-    /// A request that was carried out before its node died is sent again.
+    /// A request that was executed before its node died is sent again.
     Replay,
     /// A payment is folded.
     Fold,
-    /// So many payments that waypoints are folded.
+    /// So many payments are folded that the fold writes waypoints.
     FoldOfWaypoints,
     /// The source folds while the transfer is under way.
     FoldOfSagaBegun,
-    /// The source folds after the transfer has ended, and has folded before while it was under way.
+    /// The source folds while the transfer is under way, and again after it has ended.
     FoldOfSagaEnded,
 }
 
@@ -76,7 +76,7 @@ impl Kind {
         Self::FoldOfSagaEnded,
     ];
 
-    /// The durable steps that nodes make for it, by the names that the nodes list.
+    /// The durable steps of the operation, by the names that the nodes list.
     pub fn steps(self) -> &'static [&'static str] {
         match self {
             Self::Payment | Self::PartialCapture | Self::Reversal => &["reserve", "credit", "settle"],
@@ -108,20 +108,20 @@ impl Kind {
     }
 }
 
-/// The request of a cell, and what must come of it.
+/// The request of a cell, and its expected results.
 #[derive(Debug)]
 pub struct Scene {
     pub request: Request,
     /// The status of the answer, or the code of the refusal.
     pub says: &'static str,
-    /// Accounts with what they have in the end: posted, held.
+    /// The accounts with the posted and held amounts that they have in the end.
     pub accounts: Vec<(String, &'static str, &'static str)>,
     /// A hold with the status that it has in the end.
     pub hold: Option<(Named, &'static str)>,
 }
 
 impl Scene {
-    /// Opens the accounts of a kind on two shards, with 10.00 for the payer, and does what has to be done before.
+    /// Opens the accounts of a kind on two shards, with 10.00 for the payer, and executes the operations that the request needs.
     pub async fn set(kind: Kind, teller: &Teller, source: &str, elsewhere: &str) -> anyhow::Result<Self> {
         let destination = match kind {
             Kind::LocalPayment
@@ -133,7 +133,7 @@ impl Scene {
             | Kind::FoldOfWaypoints => source,
             _ => elsewhere,
         };
-        // A reversal is paid by the payee of its original.
+        // The payee of the original pays the reversal.
         let (payers, payees) = match kind {
             Kind::Reversal | Kind::SecondReversal => (destination, source),
             _ => (source, destination),
@@ -202,7 +202,7 @@ impl Scene {
             Kind::SecondReversal => {
                 teller.must(&pays("4.00"), "posted").await?;
                 teller.must(&reverses(), "posted").await?;
-                // The payee has money that is not the original's.
+                // The payee also has money that does not come from the original.
                 teller.must(&Request::payment(other, &payer, &payee, "5.00"), "posted").await?;
                 scene(reverses(), "already_reversed", ("5.00", "0.00"), "5.00")
             }
@@ -234,7 +234,7 @@ impl Scene {
                 scene(request, "open", ("10.00", "0.00"), "0.00")
             }
             Kind::FoldOfWaypoints => {
-                let items: Vec<_> = (0..LONG).map(|_| payment(Uuid::now_v7(), &payer, &payee, "0.10")).collect();
+                let items: Vec<_> = (0..LONG).map(|_| payment_body(Uuid::now_v7(), &payer, &payee, "0.10")).collect();
                 let request = Request::post("/v1/transfers:batch", json!({"transfers": items}));
                 scene(request, "posted", ("3.00", "0.00"), "7.00")
             }

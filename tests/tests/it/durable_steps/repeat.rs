@@ -1,30 +1,30 @@
-//! What has ended is repeated: requests by clients, and the steps of sagas by routers that are late.
+//! Repeats what has ended: requests, as clients do, and the steps of sagas, as late routers do.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use identity::shard::RoutingFacts;
 use ledger::{
-    AssetRegistry, Booking, BookingKind,
+    Booking, BookingKind,
     operation::{Decide, Operation, Settle, Transfer, Verdict},
     outcome::{Outcome, Reply, TransferOutcome},
 };
 use shard_map::ShardMap;
-use testkit::{client::Answer, cluster::Cluster, database, wait::until};
+use testkit::{
+    client::Answer,
+    cluster::Cluster,
+    database,
+    node::{execute_request, identify_request},
+    wait::until,
+};
 use tonic::transport::Channel;
 use uuid::Uuid;
-use wire::{
-    convert::{assets_to_wire, operation_to_wire},
-    shard_node_client::ShardNodeClient,
-};
+use wire::shard_node_client::ShardNodeClient;
 
 use super::teller::{Request, Teller, content};
 
-/// The digest under which the test declares its assets.
-const ASSETS: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Every router gives the answer that the clients got, again.
+/// Checks that every router answers the request as it was answered before.
 ///
 /// # Errors
 /// Names the answer that differs.
@@ -35,7 +35,7 @@ pub async fn answers_stay(teller: &Teller, request: &Request, answers: &[Answer]
         for answer in answers {
             ensure!(
                 content(answer)? == content(&again)?,
-                "the answer was {} {}, and is {} {} when the request is sent again",
+                "the answer was {} {}, but {} {} when the request was sent again",
                 first.status,
                 answer.text(),
                 again.status,
@@ -46,11 +46,11 @@ pub async fn answers_stay(teller: &Teller, request: &Request, answers: &[Answer]
     Ok(())
 }
 
-/// Sends each step of the request's saga to its node again, as a router does that is late. Each must be answered as a replay, and no
-/// booking may be added.
+/// Sends each step of the request's saga to its node again, as a late router does. Each step must be answered as a replay, and no booking
+/// may be added.
 ///
 /// # Errors
-/// Names the step that has an effect, or another answer.
+/// Names the step that has an effect or is not answered as a replay.
 pub async fn steps_stay(cluster: &Cluster, request: &Request) -> anyhow::Result<()> {
     let Some(id) = request.body["id"].as_str().and_then(|id| id.parse::<Uuid>().ok()) else { return Ok(()) };
     let before = bookings(cluster, id).await?;
@@ -62,7 +62,7 @@ pub async fn steps_stay(cluster: &Cluster, request: &Request) -> anyhow::Result<
         ensure!(is_replay(&outcome), "{step:?} was answered {outcome:?} when it was repeated");
     }
     let after = bookings(cluster, id).await?;
-    ensure!(before == after, "repeated steps made {before:?} {after:?}");
+    ensure!(before == after, "repeated steps changed the bookings from {before:?} to {after:?}");
     Ok(())
 }
 
@@ -74,14 +74,14 @@ async fn bookings(cluster: &Cluster, id: Uuid) -> anyhow::Result<Vec<(usize, Boo
     Ok(found)
 }
 
-/// The operation that a booking of a saga has come from.
+/// The operation that made a booking of a saga.
 fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Option<Operation>> {
     let id = booking.id.context("a booking without an id")?;
     let first = saga
         .iter()
         .map(|(_, booking)| booking)
         .find(|it| matches!(it.kind, BookingKind::Reserved | BookingKind::Presumed) && it.payer == booking.payer);
-    // Everything else is no part of a saga.
+    // A booking without a first step is no part of a saga.
     let Some(first) = first else { return Ok(None) };
     let credit = first.payee.clone().context("a reserve without a payee")?;
     let (debit, asset, amount, purpose) = (first.payer.clone(), first.asset, first.amount, first.purpose());
@@ -123,16 +123,11 @@ fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Optio
     }))
 }
 
-/// `None`: the node has not carried it out, because it is still about to notice that its database was started again.
+/// Sends a step to its node. `None` if the node did not execute it, because it has not noticed yet that its database was started again.
 async fn repeat(map: &ShardMap, shard: usize, step: &Operation) -> anyhow::Result<Option<Outcome>> {
     let mut node = connect(map, shard).await?;
-    let request = wire::ExecuteRequest {
-        operations: vec![operation_to_wire(step, 0, 0)],
-        traces: Vec::new(),
-        assets_digest: ASSETS,
-        sent_at_us: 0,
-    };
-    let result = node.execute(request).await?.into_inner().results.pop().context("no result")?;
+    let result =
+        node.execute(execute_request(from_ref(step))).await?.into_inner().results.pop().context("no result")?;
     Ok(match Reply::try_from(result)? {
         Reply::Outcome(outcome) => Some(outcome),
         Reply::NotExecuted { .. } | Reply::Unknown => None,
@@ -144,18 +139,7 @@ async fn connect(map: &ShardMap, shard: usize) -> anyhow::Result<ShardNodeClient
     let there = map.shards.get(shard).context("no such shard")?;
     let url = there.nodes.first().context("a shard without nodes")?;
     let mut node = ShardNodeClient::connect(url.clone()).await?;
-    let assets = AssetRegistry::with_declared([])?;
-    let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
-    let identify = wire::IdentifyRequest {
-        cluster: map.cluster.as_bytes().to_vec().into(),
-        shard: there.id.clone(),
-        slots: RoutingFacts::OWN.slots,
-        hash_seed: RoutingFacts::OWN.hash_seed,
-        caller: "a test".to_owned(),
-        assets: Some(assets_to_wire(ASSETS, &scales)),
-        ..Default::default()
-    };
-    let identified = node.identify(identify).await?.into_inner();
+    let identified = node.identify(identify_request(map.cluster, &there.id)?).await?.into_inner();
     if !identified.refused.is_empty() {
         bail!("the node refuses the test: {:?}", identified.refused);
     }

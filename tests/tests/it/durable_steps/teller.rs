@@ -1,4 +1,4 @@
-//! Requests that are sent until they are answered for certain, and accounts with money in them.
+//! A client that repeats requests until their answers are definite, and that opens accounts with money.
 
 use std::{
     sync::{
@@ -10,18 +10,18 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use testkit::{
-    client::{Answer, Client, NoAnswer, account_path, escaped},
+    client::{Answer, Client, NoAnswer, account_path, hold_path, transfer_path},
     cluster::{Cluster, Placement},
-    history::ASSET,
+    history::{hold_body, payment_body},
     workload::open_account,
 };
 use uuid::Uuid;
 
-/// How long a request may take to be answered for certain, after everything has died once or twice.
+/// The time within which a request must have a definite answer, after processes have died once or twice.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The time limit of one attempt. It is short, so that the next attempt goes to a router that lives.
+/// The time limit of one attempt. It is short, so that the next attempt soon goes to a living router.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts.
@@ -42,7 +42,7 @@ pub struct Named {
     pub debit: String,
 }
 
-/// Speaks to all routers of a cluster.
+/// A client of all routers of a cluster.
 #[derive(Clone)]
 pub struct Teller {
     client: Arc<Client>,
@@ -58,27 +58,21 @@ impl Request {
     }
 
     pub fn payment(id: Uuid, debit: &str, credit: &str, amount: &str) -> Self {
-        Self::post("/v1/transfers", payment(id, debit, credit, amount))
+        Self::post("/v1/transfers", payment_body(id, debit, credit, amount))
     }
 
     pub fn hold(id: Uuid, debit: &str, credit: &str, amount: &str, expires_in_s: Option<u32>) -> Self {
-        let mut body = payment(id, debit, credit, amount);
-        body["expires_in_s"] = json!(expires_in_s);
-        Self::post("/v1/holds", body)
+        Self::post("/v1/holds", hold_body(id, debit, credit, amount, expires_in_s))
     }
-}
-
-pub fn payment(id: Uuid, debit: &str, credit: &str, amount: &str) -> Value {
-    json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET})
 }
 
 impl Named {
     pub fn hold_path(&self, action: &str) -> String {
-        format!("/v1/holds/{}{action}?debit={}", self.id, escaped(&self.debit))
+        hold_path(self.id, &self.debit, action)
     }
 
     pub fn transfer_path(&self, action: &str) -> String {
-        format!("/v1/transfers/{}{action}?debit={}", self.id, escaped(&self.debit))
+        transfer_path(self.id, &self.debit, action)
     }
 }
 
@@ -92,13 +86,13 @@ impl Teller {
         })
     }
 
-    /// The id of an account on a shard. No other account has it.
+    /// Returns the id for a new account on a shard.
     pub fn new_id(&self, shard: &str) -> anyhow::Result<String> {
         let n = self.opened.fetch_add(1, Relaxed);
         self.placement.account_on(shard, &format!("a{n}.{}", self.name), 0)
     }
 
-    /// A new account on a shard, with so much in it.
+    /// Opens an account on a shard and pays this amount into it.
     pub async fn account(&self, shard: &str, funds: &str) -> anyhow::Result<String> {
         let id = self.new_id(shard)?;
         open_account(&self.client, &id, "0.00").await?;
@@ -110,7 +104,7 @@ impl Teller {
         Ok(id)
     }
 
-    /// Sends a request through one router after the other, beginning with `first`, until it is answered for certain.
+    /// Sends a request through one router after the other, beginning with `first`, until its answer is definite.
     pub async fn ask(&self, first: usize, request: &Request) -> anyhow::Result<Answer> {
         let begun = Instant::now();
         for router in first.. {
@@ -119,16 +113,21 @@ impl Teller {
                 Ok(answer) => format!("{} {}", answer.status, answer.text()),
                 Err(lost) => lost.to_string(),
             };
-            ensure!(begun.elapsed() < PATIENCE, "{request:?} has no certain answer, the last was {last}");
+            ensure!(begun.elapsed() < PATIENCE, "{request:?} has no definite answer, the last was {last}");
             tokio::time::sleep(PAUSE).await;
         }
-        bail!("a router has every number")
+        bail!("unreachable: the range of attempts has no end")
     }
 
-    /// [`Teller::ask`] where the answer is known beforehand.
+    /// [`Teller::ask`] with a check of the answer's outcome.
     pub async fn must(&self, request: &Request, says: &str) -> anyhow::Result<()> {
         let answer = self.ask(0, request).await?;
-        ensure!(said(&answer) == says, "{request:?} was answered {} {}", answer.status, answer.text());
+        ensure!(
+            answer.outcome() == says,
+            "{request:?} should be answered {says}, not {} {}",
+            answer.status,
+            answer.text()
+        );
         Ok(())
     }
 
@@ -146,7 +145,7 @@ impl Teller {
         self.client.get(self.client.next_router(), &hold.hold_path("")).await
     }
 
-    /// What an account has, as (posted, held).
+    /// The posted and held amounts of an account.
     pub async fn balance(&self, account: &str) -> anyhow::Result<(String, String)> {
         let found = self.client.get(self.client.next_router(), &account_path(account)).await?;
         let text =
@@ -159,18 +158,7 @@ fn is_certain(answer: &Answer) -> bool {
     !matches!(answer.status, 202 | 429 | 500..) && answer.code() != "undetermined"
 }
 
-/// `posted`, `insufficient_funds` … of an answer: its status, or the code of its refusal. Of a batch: what all of its items say.
-pub fn said(answer: &Answer) -> String {
-    let body = answer.json().unwrap_or_default();
-    if let Some(items) = body["results"].as_array() {
-        let mut statuses: Vec<&str> = items.iter().filter_map(|item| item["status"].as_str()).collect();
-        statuses.dedup();
-        return statuses.join(", ");
-    }
-    body["code"].as_str().or(body["status"].as_str()).unwrap_or_default().to_owned()
-}
-
-/// What must be the same whenever a request is answered.
+/// The part of an answer that is the same each time the request is answered.
 pub fn content(answer: &Answer) -> anyhow::Result<Value> {
     let mut body = answer.json()?;
     if let Some(members) = body.as_object_mut() {

@@ -1,5 +1,5 @@
-//! A shard that is added to a cluster in use. A common first mistake is a map that gives the new shard slots of the
-//! others; only a move changes the shard of a slot.
+//! Tests of a shard that is added to a cluster in use. A common first mistake is a map that gives the new shard slots of the others. Only a
+//! move changes the shard of a slot.
 
 use anyhow::{Context, ensure};
 use http::Method;
@@ -13,7 +13,7 @@ use testkit::{
     wait::until,
 };
 
-use super::{NOTICED_WITHIN, Payments, Stage, is_unavailable, node_says, says};
+use super::{NOTICED_WITHIN, Payments, ShardSetup, is_unavailable, node_says, says};
 
 const EXIT_VIOLATION: i32 = 3;
 
@@ -38,13 +38,12 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     std::fs::write(&greedy_file, greedy.to_toml())?;
     let (old_path, greedy_path) = (old_file.display().to_string(), greedy_file.display().to_string());
     let checked = cluster.shardctl(&["map", "check", &greedy_path, "--replaces", &old_path]).await?;
-    ensure!(checked.code == Some(EXIT_VIOLATION), "{checked:?}");
+    expect!(checked.code == Some(EXIT_VIOLATION), "{checked:?}");
     says(&checked.stdout, &["4096-8191", "shard s0", "shard s2", "only a move"])?;
 
     // `shard-node init` of the new shard refuses the map.
-    let said = s2.run(&["init", "--map", &greedy_path, "--wait", "30"])?;
-    ensure!(!said.succeeded, "{}", said.text);
-    says(&said.text, &["4096-8191", "belong to shard s0", "belong to shard s1", "Only a move", "slots = []"])?;
+    let said = s2.run(&["init", "--map", &greedy_path, "--wait", "30"])?.refused()?;
+    says(&said, &["4096-8191", "belong to shard s0", "belong to shard s1", "Only a move", "slots = []"])?;
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'shardledger'";
     ensure!(database::number(&url, schemas).await? == 0, "a refused init left something behind");
     node_says(&node, &["never initialised"]).await?;
@@ -62,13 +61,13 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
         .await?;
         let reload = format!("{}/admin/shard-map/reload", router.admin_url);
         let answer = client.request(Method::POST, &reload, None).await?;
-        ensure!(answer.status == 422, "{}", answer.text());
+        answer.expect_status(422)?;
         says(&answer.text(), &["shard s0", "shard s2", "only a move"])?;
     }
     payments.make(&client, 1).await?;
     payments.are_there_once(&client).await?;
 
-    // A router starts with this map and has no other.
+    // A router that starts with this map has no other.
     let router = Router::start(&RouterConfig::write(&folder, "greedy-router", &greedy_file, "")?).await?;
     routes_to_the_owners(&payments, router.client()).await?;
     payments.make(router.client(), 1).await?;
@@ -85,16 +84,15 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     let right = with_third_shard(&old, &s2, &[], &["0-8191", "8192-16383"])?;
     let right_file = folder.path().join("right.toml");
     std::fs::write(&right_file, right.to_toml())?;
-    let said = s2.run(&["init", "--map", &right_file.display().to_string(), "--wait", "30"])?;
-    ensure!(said.succeeded, "{}", said.text);
-    says(&said.text, &["without slots"])?;
+    let said = s2.run(&["init", "--map", &right_file.display().to_string(), "--wait", "30"])?.successful()?;
+    says(&said, &["without slots"])?;
     node.becomes_ready().await?;
     std::fs::write(cluster.shard_map_path(), right.to_toml())?;
     for router in &cluster.status().routers {
         until("the router has the map", NOTICED_WITHIN, async || {
             let map = client.request(Method::GET, &format!("{}/admin/shard-map", router.admin_url), None).await?;
             let map = map.json()?;
-            ensure!(map["version"] == right.version && map["refused"].is_null(), "{map}");
+            expect!(map["version"] == right.version && map["refused"].is_null(), "{map}");
             Ok(Some(()))
         })
         .await?;
@@ -125,7 +123,7 @@ async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then
     let s2 = NodeConfig::write_in(&folder, "s2", old.cluster, "s2", &url)?;
     let node = Node::start_waiting(&s2).await?;
     node_says(&node, &["never initialised"]).await?;
-    // The operator's own file of the map.
+    // This is the operator's own file of the map.
     let file = folder.path().join("shard-map.toml");
     std::fs::write(&file, old.to_toml())?;
     let in_file = || anyhow::Ok(ShardMap::parse(&std::fs::read_to_string(&file)?)?);
@@ -138,19 +136,18 @@ async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then
     // An operator may repeat each step.
     for _ in 0..2 {
         let added = cluster.shardctl(&add).await?;
-        ensure!(added.code == Some(0), "{}{}", added.stdout, added.stderr);
+        expect!(added.code == Some(0), "{}{}", added.stdout, added.stderr);
         says(&added.stderr, &["map version 2 names shard s2", "not initialised", "init --map"])?;
-        // From then on, the command knows of the shard from the router.
+        // From then on, the router tells the command about the shard.
         until("the router has the map", NOTICED_WITHIN, async || {
             let map = client.request(Method::GET, &format!("{admin_url}/admin/shard-map"), None).await?.json()?;
-            ensure!(map["version"] == 2, "{map}");
+            expect!(map["version"] == 2, "{map}");
             Ok(Some(()))
         })
         .await?;
     }
-    ensure!(in_file()?.shards.iter().any(|shard| shard.id == "s2" && shard.slots.is_empty()), "{:?}", in_file()?);
-    let said = s2.run(&["init", "--map", &file_path, "--wait", "30"])?;
-    ensure!(said.succeeded, "{}", said.text);
+    expect!(in_file()?.shards.iter().any(|shard| shard.id == "s2" && shard.slots.is_empty()), "{:?}", in_file()?);
+    s2.run(&["init", "--map", &file_path, "--wait", "30"])?.successful()?;
     node.becomes_ready().await?;
     let added = cluster.shardctl(&add).await?.successful()?;
     says(&added, &["shard s2 serves and owns no slots"])?;
@@ -171,11 +168,11 @@ async fn verify_knows_the_new_shard(cluster: &Cluster, s2: &NodeConfig) -> anyho
         cluster.shardctl(&arguments).await
     };
     let without = verify(&targets).await?;
-    ensure!(without.code == Some(3), "{}", without.stdout);
+    expect!(without.code == Some(3), "{}", without.stdout);
     says(&without.stdout, &["INV-2", "s2"])?;
     targets.push(format!("--dsn=s2={}", s2.database_url));
     let with = verify(&targets).await?;
-    ensure!(with.code == Some(0), "{}{}", with.stdout, with.stderr);
+    expect!(with.code == Some(0), "{}{}", with.stdout, with.stderr);
     Ok(())
 }
 
@@ -190,15 +187,14 @@ fn with_third_shard(old: &ShardMap, s2: &NodeConfig, its: &[&str], theirs: &[&st
     Ok(ShardMap::new(old.cluster, old.version + 1, shards)?)
 }
 
-/// An account of this shard that the new map gives to the new shard.
+/// Finds an account of this shard that the new map gives to the new shard.
 fn taken(old: &ShardMap, greedy: &ShardMap, shard: &str, name: &str) -> anyhow::Result<String> {
     let (old, greedy) = (Placement::new(&old.to_toml())?, Placement::new(&greedy.to_toml())?);
     let id = (0..).map(|n| format!("{name}{n}")).find(|id| old.shard_of(id) == shard && greedy.shard_of(id) == "s2");
-    id.context("no such account")
+    id.context("no account id of this name is on the shard and moves to the new shard")
 }
 
-/// Checks that a router with a wrong map either reaches the owners or reports a shard as unreachable, from its start
-/// on.
+/// Checks that a router with a wrong map, from its start on, either reaches the owners or reports a shard as unreachable.
 async fn routes_to_the_owners(payments: &Payments, client: &Client) -> anyhow::Result<()> {
     let mut answers = Vec::new();
     until("the router has found the owners", NOTICED_WITHIN, async || {
@@ -209,25 +205,25 @@ async fn routes_to_the_owners(payments: &Payments, client: &Client) -> anyhow::R
     })
     .await?;
     let last = answers.pop().context("no answer")?;
-    ensure!(last.status == 200 && last.is_replay(), "{} {}", last.status, last.text());
+    expect!(last.status == 200 && last.is_replay(), "{} {}", last.status, last.text());
     Ok(())
 }
 
 async fn sums_are_zero(client: &Client) -> anyhow::Result<()> {
     for router in 0..client.routers() {
         let sums = client.get(router, "/v1/balances").await?;
-        ensure!(sums["partial"] == false && sums["data"][0]["posted"] == "0.00", "{sums}");
+        expect!(sums["partial"] == false && sums["data"][0]["posted"] == "0.00", "{sums}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_database_claims_a_slot_of_another_shard_does_not_start() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(2).await?;
-    let _nodes = stage.found().await?;
-    let url = stage.postgres.create_database("s2", "").await?;
-    let s2 = NodeConfig::write_in(&stage.folder, "s2", stage.map.cluster, "s2", &url)?;
-    stage.init(&s2, &with_third_shard(&stage.map, &s2, &[], &["0-8191", "8192-16383"])?)?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let _nodes = setup.found().await?;
+    let url = setup.postgres.create_database("s2", "").await?;
+    let s2 = NodeConfig::write_in(&setup.folder, "s2", setup.map.cluster, "s2", &url)?;
+    setup.init(&s2, &with_third_shard(&setup.map, &s2, &[], &["0-8191", "8192-16383"])?)?;
     drop(Node::start(&s2).await?);
     database::run(&url, "INSERT INTO slot_ownership (slot, state, epoch) VALUES (7, 1, 1), (9000, 1, 1)").await?;
     let said = Node::start_refused(&s2).await?;

@@ -1,4 +1,4 @@
-//! Databases whose schema version differs from the node's.
+//! Tests of databases whose schema version differs from the node's.
 
 use anyhow::ensure;
 use ledger::{Limit, outcome::Reply};
@@ -11,33 +11,30 @@ use testkit::{
     wait::until,
 };
 
-use super::{NOTICED_WITHIN, Payments, Stage, UNREADY, node_says, says};
+use super::{NOTICED_WITHIN, Payments, ShardSetup, UNREADY, node_says, says};
 
-/// A number of looks; a refused node looks several times a second.
+/// The number of looks that the test waits for. A refused node looks several times a second.
 const LOOKS: i64 = 20;
 const FIRST_SCHEMA: &str = include_str!("../../../../migrations/0001_ledger.sql");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_database_is_served_only_after_an_operator_has_migrated_it() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(1).await?;
-    let (config, url) = (&stage.nodes[0], stage.database("s0"));
-    database::run(&url, &format!("{FIRST_SCHEMA};{}", shard_of_the_first_version(&stage.map))).await?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let (config, url) = (&setup.nodes[0], setup.database("s0"));
+    database::run(&url, &format!("{FIRST_SCHEMA};{}", shard_of_the_first_version(&setup.map))).await?;
     let said = Node::start_refused(config).await?;
     says(&said, &[&format!("schema version: expected {VERSION}, found 1"), "shard-node migrate"])?;
 
-    let stranger = NodeConfig::write_in(&stage.folder, "stranger", ClusterId::generate(), "s0", &url)?;
-    let said = stranger.run(&["migrate", "--apply"])?;
-    ensure!(!said.succeeded, "{}", said.text);
-    says(&said.text, &["is not migrated", "cluster"])?;
+    let stranger = NodeConfig::write_in(&setup.folder, "stranger", ClusterId::generate(), "s0", &url)?;
+    let said = stranger.run(&["migrate", "--apply"])?.refused()?;
+    says(&said, &["is not migrated", "cluster"])?;
 
-    let said = config.run(&["migrate", "--dry-run"])?;
-    ensure!(said.succeeded, "{}", said.text);
-    says(&said.text, &["migration 2", "journal: SHARE", "MiB", "lane_fence: SHARE ROW EXCLUSIVE"])?;
+    let said = config.run(&["migrate", "--dry-run"])?.successful()?;
+    says(&said, &["migration 2", "journal: SHARE", "MiB", "lane_fence: SHARE ROW EXCLUSIVE"])?;
     ensure!(version(&url).await? == 1, "a dry run changed something");
-    let said = config.run(&["migrate", "--apply"])?;
-    ensure!(said.succeeded, "{}", said.text);
+    config.run(&["migrate", "--apply"])?.successful()?;
     ensure!(version(&url).await? == i64::from(VERSION));
-    says(&config.run(&["migrate", "--apply"])?.text, &["nothing to do"])?;
+    says(&config.run(&["migrate", "--apply"])?.successful()?, &["nothing to do"])?;
 
     let node = Node::start(config).await?;
     node.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
@@ -49,31 +46,31 @@ async fn an_older_database_is_served_only_after_an_operator_has_migrated_it() ->
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(1).await?;
-    let (node, url) = (stage.found().await?.remove(0), stage.database("s0"));
+    let setup = ShardSetup::with_shards(1).await?;
+    let (node, url) = (setup.found().await?.remove(0), setup.database("s0"));
     node.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
     node.execute_until_definite(&open("payee", Limit::ZERO)?).await?;
     let bookings = database::number(&url, "SELECT count(*) FROM journal").await?;
     database::run(&url, "UPDATE shard_state SET schema_version = 99").await?;
     // The next write is refused, even before the node has looked at its database.
     let reply = node.execute(&[transfer(&order("payer", "payee", 100), false)?]).await?.pop();
-    ensure!(
+    expect!(
         matches!(&reply, Some(Reply::NotExecuted { detail, .. }) if detail.contains("schema version")),
         "{reply:?}"
     );
     node_says(&node, &[UNREADY, &format!("schema version: expected {VERSION}, found 99"), "newer version"]).await?;
     let read = node.account("payer").await;
-    ensure!(read.as_ref().is_err_and(|error| error.to_string().contains("schema version")), "{read:?}");
-    ensure!(database::number(&url, "SELECT count(*) FROM journal").await? == bookings, "it was written to");
+    expect!(read.as_ref().is_err_and(|error| error.to_string().contains("schema version")), "{read:?}");
+    ensure!(database::number(&url, "SELECT count(*) FROM journal").await? == bookings, "the write took effect");
     // The node keeps looking, and does not log the same refusal again.
     let said = node.log().lines().count();
-    let before = sessions(&stage).await?;
+    let before = sessions(&setup).await?;
     until("the node has looked at its database many times more", NOTICED_WITHIN, async || {
         node.status().await?;
-        Ok((sessions(&stage).await? > before + LOOKS).then_some(()))
+        Ok((sessions(&setup).await? > before + LOOKS).then_some(()))
     })
     .await?;
-    ensure!(node.log().lines().count() == said, "it said more: {}", node.log());
+    ensure!(node.log().lines().count() == said, "the node logged the same refusal again: {}", node.log());
 
     database::run(&url, &format!("UPDATE shard_state SET schema_version = {VERSION}")).await?;
     until("the node serves again", NOTICED_WITHIN, async || node.becomes_ready().await.map(Some)).await
@@ -95,8 +92,8 @@ fn shard_of_the_first_version(map: &ShardMap) -> String {
 }
 
 /// The number of sessions on the shard's database so far.
-async fn sessions(stage: &Stage) -> anyhow::Result<i64> {
-    Ok(stage
+async fn sessions(setup: &ShardSetup) -> anyhow::Result<i64> {
+    Ok(setup
         .postgres
         .ask("postgres", "SELECT sessions::text FROM pg_stat_database WHERE datname = 's0'")
         .await?
@@ -125,6 +122,5 @@ async fn shardctl_up_migrates_the_databases_of_its_own_cluster() -> anyhow::Resu
     let client = cluster.client();
     payments.make(&client, 2).await?;
     payments.are_there_once(&client).await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }

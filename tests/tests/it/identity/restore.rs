@@ -1,45 +1,38 @@
-//! One shard of three is restored from a base backup and the archive of its log, to a point before payments that were acknowledged. The
-//! other shards are not restored. Every acknowledged id is kept, repaired, or reported lost (`docs/operations/backup.md`).
+//! A test that restores one shard of three from a base backup and the archive of its log, to a point before payments that were
+//! acknowledged. The other shards are not restored. Every acknowledged id must be kept, repaired, or reported lost
+//! (`docs/operations/backup.md`).
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use http::Method;
 use serde_json::{Value, json};
-use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
 use testkit::{
-    client::{Answer, Client, account_path, escaped},
+    client::{Answer, Client, account_path, hold_path, transfer_path},
     database,
-    history::ASSET,
-    node::{Folder, Node, NodeConfig},
+    history::{hold_body, payment_body},
+    node::{Folder, Node},
     postgres::Postgres,
     wait::{section, until},
     workload::open_account,
 };
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{
-    NOTICED_WITHIN, Stage,
+    BackgroundClients, NOTICED_WITHIN, ORDERS_WITHIN, PAUSE, Progress, ShardSetup,
     promotion::{books_are_clean, shardctl},
     says,
 };
 
-/// How long a client repeats a request. The restore may take place meanwhile.
-const PATIENCE: Duration = Duration::from_secs(90);
-const AGAIN: Duration = Duration::from_millis(50);
-/// Orders that each phase of the load completes.
+/// The number of orders that each phase of the load completes.
 const PHASE: usize = 60;
 
-/// A request that was answered definitely.
+/// A client's order for a transfer or a hold.
 #[derive(Debug, Clone)]
-struct Order {
+struct ClientOrder {
     id: Uuid,
     debit: String,
     credit: String,
@@ -47,25 +40,25 @@ struct Order {
     amount: i64,
     path: String,
     body: Value,
-    /// From the answer.
+    /// The time in the answer.
     created_at: String,
 }
 
-impl Order {
+impl ClientOrder {
     fn payment(debit: &str, credit: &str, amount: &str) -> Self {
         let id = Uuid::now_v7();
-        let body = json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET});
+        let body = payment_body(id, debit, credit, amount);
         Self::of(id, debit, credit, "/v1/transfers".to_owned(), body, cents(amount))
     }
 
     fn hold(debit: &str, credit: &str) -> Self {
         let id = Uuid::now_v7();
-        let body = json!({"id": id, "debit": debit, "credit": credit, "amount": "5.00", "asset": ASSET});
+        let body = hold_body(id, debit, credit, "5.00", None);
         Self::of(id, debit, credit, "/v1/holds".to_owned(), body, 0)
     }
 
     fn capture(hold: &Self) -> Self {
-        let path = format!("/v1/holds/{}/capture?debit={}", hold.id, escaped(&hold.debit));
+        let path = hold_path(hold.id, &hold.debit, "/capture");
         let id = Uuid::now_v7();
         Self::of(id, &hold.debit, &hold.credit, path, json!({"id": id}), 500)
     }
@@ -80,24 +73,23 @@ impl Order {
     }
 
     async fn send(&self, client: &Client) -> anyhow::Result<Answer> {
-        let latest = Instant::now() + PATIENCE;
+        let latest = Instant::now() + ORDERS_WITHIN;
         loop {
             let answer = client.call(client.next_router(), Method::POST, &self.path, Some(&self.body)).await;
             match answer {
                 Ok(answer) if !matches!(answer.status, 202 | 429 | 500..) => return Ok(answer),
                 answer => ensure!(Instant::now() < latest, "{self:?} has no definite answer: {answer:?}"),
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
     /// Reads the transfer or hold.
     async fn read(&self, client: &Client) -> anyhow::Result<Answer> {
-        let kind = if self.is_transfer() { "transfers" } else { "holds" };
-        let path = format!("/v1/{kind}/{}?debit={}", self.id, escaped(&self.debit));
+        let path = if self.is_transfer() { transfer_path } else { hold_path }(self.id, &self.debit, "");
         until("the router reaches the shard", NOTICED_WITHIN, async || {
             let answer = client.call(client.next_router(), Method::GET, &path, None).await?;
-            ensure!(answer.status < 500, "{} {}", answer.status, answer.text());
+            expect!(answer.status < 500, "{} {}", answer.status, answer.text());
             Ok(Some(answer))
         })
         .await
@@ -108,9 +100,9 @@ fn cents(amount: &str) -> i64 {
     amount.replace('.', "").parse().unwrap_or_default()
 }
 
-/// Three shards: `s0`, which is restored, on a server of its own.
+/// Three shards. Shard `s0`, which is restored, is on its own server.
 struct Three {
-    stage: Stage,
+    setup: ShardSetup,
     restored: Postgres,
 }
 
@@ -124,84 +116,47 @@ impl Three {
             postgres.create_database("s1", "").await?,
             postgres.create_database("s2", "").await?,
         ];
-        let cluster = ClusterId::generate();
-        let (mut nodes, mut shards) = (Vec::new(), Vec::new());
-        for ((number, slots), url) in (0..).zip(SlotRange::split_evenly(3)).zip(urls) {
-            let id = format!("s{number}");
-            let node = NodeConfig::write_in(&folder, &id, cluster, &id, &url)?;
-            shards.push(Shard { id, number, nodes: vec![node.url()], slots: vec![slots] });
-            nodes.push(node);
-        }
-        let map = ShardMap::new(cluster, 1, shards)?;
-        Ok(Self { stage: Stage { nodes, map, proxy: None, postgres, folder }, restored })
+        Ok(Self { setup: ShardSetup::of_databases(&urls, folder, postgres)?, restored })
     }
 
-    /// An account without limit.
+    /// Opens an account without limit.
     async fn account(&self, client: &Client, shard: &str, name: &str) -> anyhow::Result<String> {
-        let id = self.stage.placement()?.account_on(shard, name, 0)?;
+        let id = self.setup.placement()?.account_on(shard, name, 0)?;
         open_account(client, &id, "unlimited").await?;
         Ok(id)
     }
 
     fn reconcile(&self, more: &[&str]) -> anyhow::Result<(Option<i32>, Value)> {
         let arguments = [&["reconcile", "--json"], more].concat();
-        let (code, text) = shardctl(&self.stage, &arguments)?;
+        let (code, text) = shardctl(&self.setup, &arguments)?;
         Ok((code, serde_json::from_str(&text).with_context(|| text.clone())?))
     }
 }
 
-/// Clients that order payments and holds until they are told to stop.
-struct Load {
-    stop: Arc<AtomicBool>,
-    made: Arc<AtomicUsize>,
-    clients: JoinSet<anyhow::Result<Vec<Order>>>,
-}
-
-impl Load {
-    /// `routes`: debit and credit account, and whether the money is held first.
-    fn start(client: &Arc<Client>, routes: Vec<(String, String, bool)>) -> Self {
-        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let mut clients = JoinSet::new();
-        for (debit, credit, holds) in routes {
-            let (client, stop, made) = (Arc::clone(client), Arc::clone(&stop), Arc::clone(&made));
-            clients.spawn(async move {
-                let mut orders = Vec::new();
-                while !stop.load(Relaxed) {
-                    if holds {
-                        let hold = Order::hold(&debit, &credit);
-                        place(hold.clone(), &client, &mut orders).await?;
-                        // A hold that is lost with the restore cannot be captured.
-                        place(Order::capture(&hold), &client, &mut orders).await?;
-                    } else {
-                        place(Order::payment(&debit, &credit, "1.00"), &client, &mut orders).await?;
-                    }
-                    made.fetch_add(1, Relaxed);
-                    tokio::time::sleep(AGAIN).await;
-                }
-                Ok(orders)
-            });
+/// Orders payments and holds from one account to another until it is told to stop.
+async fn order_in_background(
+    client: Arc<Client>,
+    (debit, credit, holds): (String, String, bool),
+    progress: Progress,
+) -> anyhow::Result<Vec<ClientOrder>> {
+    let mut orders = Vec::new();
+    while !progress.is_over() {
+        if holds {
+            let hold = ClientOrder::hold(&debit, &credit);
+            place(hold.clone(), &client, &mut orders).await?;
+            // A hold that is lost with the restore cannot be captured.
+            place(ClientOrder::capture(&hold), &client, &mut orders).await?;
+        } else {
+            place(ClientOrder::payment(&debit, &credit, "1.00"), &client, &mut orders).await?;
         }
-        Self { stop, made, clients }
+        progress.count();
+        tokio::time::sleep(PAUSE).await;
     }
-
-    async fn makes(&self, more: usize) -> anyhow::Result<()> {
-        let goal = self.made.load(Relaxed) + more;
-        until(&format!("{more} more orders"), PATIENCE, async || Ok((self.made.load(Relaxed) >= goal).then_some(())))
-            .await
-    }
-
-    async fn finish(mut self) -> anyhow::Result<Vec<Order>> {
-        self.stop.store(true, Relaxed);
-        let mut orders = Vec::new();
-        while let Some(ended) = self.clients.join_next().await {
-            orders.extend(ended??);
-        }
-        Ok(orders)
-    }
+    Ok(orders)
 }
 
 /// Sends an order until its answer is definite, and keeps it if it is acknowledged.
-async fn place(mut order: Order, client: &Client, orders: &mut Vec<Order>) -> anyhow::Result<()> {
+async fn place(mut order: ClientOrder, client: &Client, orders: &mut Vec<ClientOrder>) -> anyhow::Result<()> {
     let answer = order.send(client).await?;
     match answer.status {
         200 | 201 => {
@@ -209,7 +164,7 @@ async fn place(mut order: Order, client: &Client, orders: &mut Vec<Order>) -> an
             orders.push(order);
             Ok(())
         }
-        // The answer to a capture whose hold is lost.
+        // This is the answer to a capture whose hold is lost.
         404 if order.path.contains("/capture") => Ok(()),
         status => anyhow::bail!("{order:?}: {status} {}", answer.text()),
     }
@@ -221,9 +176,9 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     let began = Instant::now();
     let mut three = Three::assemble().await?;
     let archive = three.restored.archives("archive").await?;
-    let mut nodes = three.stage.found().await?;
-    let first = three.stage.router("router").await?;
-    let second = three.stage.router("second").await?;
+    let mut nodes = three.setup.found().await?;
+    let first = three.setup.router("router").await?;
+    let second = three.setup.router("second").await?;
     let client = Arc::new(Client::new(vec![first.url(), second.url()]).with_timeout(Duration::from_secs(5)));
     let mut accounts = Vec::new();
     for shard in ["s0", "s1", "s2"] {
@@ -232,7 +187,8 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
         }
     }
     let route = |from: usize, to: usize, holds| (accounts[from].clone(), accounts[to].clone(), holds);
-    let routes = vec![
+    // Each route has the debit account, the credit account, and whether the money is held first.
+    let routes = [
         route(0, 1, false), // within s0
         route(0, 2, false), // s0 to s1
         route(2, 0, false), // s1 to s0
@@ -241,22 +197,23 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
         route(1, 4, true),  // holds on s0, captured to s2
         route(5, 1, true),  // holds on s2, captured to s0
     ];
-    // An account of s0 that is funded and pays after the restore point: after the restore it lacks the money for its payment.
-    let poor = three.stage.placement()?.account_on("s0", "poor", 0)?;
+    // This account of s0 gets money and pays after the restore point. After the restore it lacks the money for its payment.
+    let poor = three.setup.placement()?.account_on("s0", "poor", 0)?;
     open_account(&client, &poor, "0.00").await?;
 
-    let load = Load::start(&client, routes);
-    load.makes(PHASE).await?;
+    let load =
+        BackgroundClients::start(routes, |route, progress| order_in_background(Arc::clone(&client), route, progress));
+    load.complete(PHASE).await?;
     let backup = three.restored.base_backup("backup").await?;
-    load.makes(PHASE).await?;
+    load.complete(PHASE).await?;
     section("restore point", three.restored.restore_point("drill")).await?;
     let mut orders = Vec::new();
-    place(Order::payment(&accounts[0], &poor, "20.00"), &client, &mut orders).await?;
-    place(Order::payment(&poor, &accounts[2], "20.00"), &client, &mut orders).await?;
-    load.makes(PHASE).await?;
+    place(ClientOrder::payment(&accounts[0], &poor, "20.00"), &client, &mut orders).await?;
+    place(ClientOrder::payment(&poor, &accounts[2], "20.00"), &client, &mut orders).await?;
+    load.complete(PHASE).await?;
     let page = statement(&client, &accounts[0], None).await?;
-    let cursor = page["next_cursor"].as_str().context("no cursor")?.to_owned();
-    let known: Vec<Value> = page["data"].as_array().context("no entries")?.clone();
+    let cursor = page["next_cursor"].as_str().with_context(|| format!("expected next_cursor in {page}"))?.to_owned();
+    let known: Vec<Value> = page["data"].as_array().with_context(|| format!("expected data in {page}"))?.clone();
 
     // The shard is restored while the other shards and the load go on.
     let node = nodes.remove(0);
@@ -264,43 +221,45 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     drop(node);
     three.restored.kill().await?;
     section("restore", three.restored.restore(&backup, &archive, "drill")).await?;
-    let config = &three.stage.nodes[0];
+    let config = &three.setup.nodes[0];
     let refused = Node::start_refused(config).await?;
     says(&refused, &["the database is refused", "position", "accept --accept-loss"])?;
-    let accepted = config.run(&["accept", "--accept-loss", "--wait", "30"])?;
-    ensure!(accepted.succeeded, "{}", accepted.text);
+    config.run(&["accept", "--accept-loss", "--wait", "30"])?.successful()?;
     let node = Node::start(config).await?;
-    section("load after the restore", load.makes(PHASE)).await?;
+    section("load after the restore", load.complete(PHASE)).await?;
     orders.extend(load.finish().await?);
     sagas_have_ended(&three).await?;
     ensure!(node.mark().await?.incarnation == 2);
     eprintln!("restore: {} acknowledged orders, {:.1?}", orders.len(), began.elapsed());
 
-    let (code, _) = shardctl(&three.stage, &["verify"])?;
+    let (code, _) = shardctl(&three.setup, &["verify"])?;
     ensure!(code == Some(3), "a loss between shards is a violation until it is repaired");
     let (code, report) = three.reconcile(&[])?;
-    ensure!(code == Some(3), "{report}");
-    let losses = report["losses"].as_array().context("no losses")?;
-    ensure!(losses.len() == 1 && losses[0]["shard"] == "s0", "{report}");
+    expect!(code == Some(3), "{report}");
+    let losses = report["losses"].as_array().with_context(|| format!("expected losses in {report}"))?;
+    expect!(losses.len() == 1 && losses[0]["shard"] == "s0", "{report}");
     let (after, before) = (losses[0]["last_left_at"].as_str(), losses[0]["accepted_at"].as_str());
     let reported = transfers(&report);
     ensure!(!reported.is_empty(), "the drill lost nothing between shards: {report}");
 
-    // An acknowledged id that is missing is named, or its time is within the reported times.
+    // The report names each acknowledged id that is missing, or the time of the id is within the reported times.
     let mut lost = Vec::new();
     for order in &orders {
         let answer = order.read(&client).await?;
         match answer.status {
             200 if order.is_transfer() => {
-                ensure!(answer.json()?["status"] == "posted" || reported.contains(&order.id), "{}", answer.text());
+                expect!(answer.json()?["status"] == "posted" || reported.contains(&order.id), "{}", answer.text());
             }
             200 => {}
             404 => {
-                let of_shard = three.stage.placement()?.shard_of(&order.debit) == "s0";
+                let of_shard = three.setup.placement()?.shard_of(&order.debit) == "s0";
                 let in_range = after <= Some(order.created_at.as_str()) && Some(order.created_at.as_str()) <= before;
-                let is_local = three.stage.placement()?.shard_of(&order.credit) == "s0" || !order.is_transfer();
-                ensure!(of_shard && in_range, "lost and not reported: {order:?}: {report}");
-                ensure!(is_local || reported.contains(&order.id), "lost and not reported by id: {order:?}: {report}");
+                let is_local = three.setup.placement()?.shard_of(&order.credit) == "s0" || !order.is_transfer();
+                ensure!(of_shard && in_range, "an order is lost and not in the report: {order:?}: {report}");
+                ensure!(
+                    is_local || reported.contains(&order.id),
+                    "a transfer between shards is lost and not reported by id: {order:?}: {report}"
+                );
                 lost.push(order.clone());
             }
             status => anyhow::bail!("{order:?}: {status} {}", answer.text()),
@@ -308,35 +267,35 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     }
     eprintln!("restore: {} ids are not there, {} are reported by id", lost.len(), reported.len());
 
-    // A dry run books nothing; the repair books what it can prove, and names the rest.
+    // A dry run books nothing. The repair books what it can prove, and names the rest.
     let bookings = "SELECT count(*) FROM journal WHERE kind <> 3";
     let count = database::number(&three.restored.url("s0"), bookings).await?;
     let (_, rehearsed) = three.reconcile(&["--repair", "--dry-run"])?;
     ensure!(database::number(&three.restored.url("s0"), bookings).await? == count, "a dry run booked something");
     let (code, repaired) = three.reconcile(&["--repair"])?;
     let open = not_repaired(&repaired);
-    ensure!(not_repaired(&rehearsed) == open, "{rehearsed} {repaired}");
-    ensure!(code == Some(3), "{repaired}");
-    ensure!(open.iter().any(|(_, reason)| reason == "insufficient_funds of the payer"), "{repaired}");
+    expect!(not_repaired(&rehearsed) == open, "{rehearsed} {repaired}");
+    expect!(code == Some(3), "{repaired}");
+    expect!(open.iter().any(|(_, reason)| reason == "insufficient_funds of the payer"), "{repaired}");
 
-    // Clients send what is missing again; what is repaired is answered as posted and not executed again.
+    // Clients send missing orders again. An order that was repaired is answered as posted and not executed again.
     let captures = lost.iter().filter(|order| order.path.contains("/capture"));
     for order in lost.iter().filter(|order| !order.path.contains("/capture")).chain(captures) {
         let answer = order.send(&client).await?;
         let hold_is_lost = order.path.contains("/capture") && matches!(answer.status, 404 | 409 | 422);
-        ensure!(matches!(answer.status, 200 | 201) || hold_is_lost, "{order:?}: {} {}", answer.status, answer.text());
+        expect!(matches!(answer.status, 200 | 201) || hold_is_lost, "{order:?}: {} {}", answer.status, answer.text());
     }
     sagas_have_ended(&three).await?;
     let (code, repaired) = three.reconcile(&["--repair"])?;
-    ensure!(code == Some(0), "{repaired}");
+    expect!(code == Some(0), "{repaired}");
     let (_, report) = three.reconcile(&[])?;
-    ensure!(transfers(&report).is_empty(), "{report}");
-    books_are_clean(&three.stage)?;
+    expect!(transfers(&report).is_empty(), "{report}");
+    books_are_clean(&three.setup)?;
 
     // Every acknowledged transfer is there once, to the last minor unit.
     for order in orders.iter().filter(|order| order.is_transfer()) {
         let answer = order.read(&client).await?;
-        ensure!(answer.status == 200 && answer.json()?["status"] == "posted", "{order:?}: {}", answer.text());
+        expect!(answer.status == 200 && answer.json()?["status"] == "posted", "{order:?}: {}", answer.text());
     }
     for account in accounts.iter().chain([&poor]) {
         let sum: i64 = orders
@@ -344,13 +303,13 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
             .map(|order| order.amount * (i64::from(order.credit == *account) - i64::from(order.debit == *account)))
             .sum();
         let found = client.get(0, &account_path(account)).await?;
-        let posted = cents(found["posted"].as_str().context("no balance")?);
+        let posted = cents(found["posted"].as_str().with_context(|| format!("expected posted in {found}"))?);
         ensure!(posted == sum, "{account}: holds {posted}, the acknowledged transfers come to {sum}");
     }
-    // A cursor from before the restore leads to entries older than those of its page, and to none that the page had.
+    // A cursor from before the restore leads to entries that are older than those of its page, and to none of that page.
     let next = statement(&client, &accounts[0], Some(&cursor)).await?;
-    let older = next["data"].as_array().context("no entries")?;
-    ensure!(!older.is_empty() && older.iter().all(|entry| !known.contains(entry)), "{next}");
+    let older = next["data"].as_array().with_context(|| format!("expected data in {next}"))?;
+    expect!(!older.is_empty() && older.iter().all(|entry| !known.contains(entry)), "{next}");
     eprintln!("restore: {:.1?} in all", began.elapsed());
     Ok(())
 }
@@ -376,8 +335,8 @@ fn not_repaired(report: &Value) -> Vec<(String, String)> {
 async fn sagas_have_ended(three: &Three) -> anyhow::Result<()> {
     const UNDER_WAY: &str = "SELECT count(*) FROM journal j WHERE j.kind IN (13, 14) AND NOT EXISTS ( \
          SELECT FROM journal s WHERE s.id = j.id AND s.payer = j.payer AND s.role = 2)";
-    let urls = [three.restored.url("s0"), three.stage.database("s1"), three.stage.database("s2")];
-    until("no transfer is under way", PATIENCE, async || {
+    let urls = [three.restored.url("s0"), three.setup.database("s1"), three.setup.database("s2")];
+    until("no transfer is under way", ORDERS_WITHIN, async || {
         for url in &urls {
             if database::number(url, UNDER_WAY).await? > 0 {
                 return Ok(None);

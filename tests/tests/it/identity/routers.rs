@@ -1,4 +1,5 @@
-//! Routers whose map leads to the wrong nodes or whose settings do not fit the cluster, and reads through another node of a shard.
+//! Tests of routers whose map leads to the wrong nodes or whose settings do not fit the cluster, and of reads through another node of a
+//! shard.
 
 use std::time::Duration;
 
@@ -17,52 +18,52 @@ use testkit::{
 };
 use wire::get_account_response::Outcome;
 
-use super::{NOTICED_WITHIN, Payments, Stage, are_refused, says};
+use super::{NOTICED_WITHIN, Payments, ShardSetup, are_refused, says};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swapped_addresses_are_refused_by_name_and_nothing_is_executed() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(2).await?;
-    let _nodes = stage.found().await?;
-    let router = stage.router("router").await?;
-    let mut payments = Payments::open(router.client(), &stage.placement()?, "s0", "s1").await?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let _nodes = setup.found().await?;
+    let router = setup.router("router").await?;
+    let mut payments = Payments::open(router.client(), &setup.placement()?, "s0", "s1").await?;
     payments.make(router.client(), 2).await?;
-    let entries = entries(&stage).await?;
+    let entries = entries(&setup).await?;
 
-    let mut shards = stage.map.shards.clone();
-    shards[0].nodes = stage.map.shards[1].nodes.clone();
-    shards[1].nodes = stage.map.shards[0].nodes.clone();
-    let swapped = ShardMap::new(stage.map.cluster, 2, shards)?;
+    let mut shards = setup.map.shards.clone();
+    shards[0].nodes = setup.map.shards[1].nodes.clone();
+    shards[1].nodes = setup.map.shards[0].nodes.clone();
+    let swapped = ShardMap::new(setup.map.cluster, 2, shards)?;
     // One router starts with the swapped map, and another takes it while running.
-    let started = Router::start(&stage.router_config("started", &swapped, "")?).await?;
+    let started = Router::start(&setup.router_config("started", &swapped, "")?).await?;
     names(&started, &["expected s0, found s1", "expected s1, found s0"]).await?;
     are_refused(&payments, started.client()).await?;
-    stage.write_map("router", &swapped)?;
+    setup.write_map("router", &swapped)?;
     names(&router, &["expected s0, found s1", "expected s1, found s0"]).await?;
     are_refused(&payments, router.client()).await?;
-    ensure!(self::entries(&stage).await? == entries, "something was executed");
+    ensure!(self::entries(&setup).await? == entries, "something was executed");
 
-    // The corrected map.
-    stage.write_map("router", &ShardMap::new(stage.map.cluster, 3, stage.map.shards.clone())?)?;
+    // Both routers serve with the corrected map.
+    setup.write_map("router", &ShardMap::new(setup.map.cluster, 3, setup.map.shards.clone())?)?;
     payments.make(router.client(), 1).await?;
     payments.are_there_once(router.client()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_cluster_is_refused_by_name() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(1).await?;
-    let nodes = stage.found().await?;
-    let url = stage.postgres.create_database("foreign", "").await?;
-    let foreign = NodeConfig::write_in(&stage.folder, "foreign", ClusterId::generate(), "s0", &url)?;
-    let mut shards = stage.map.shards.clone();
+    let setup = ShardSetup::with_shards(1).await?;
+    let nodes = setup.found().await?;
+    let url = setup.postgres.create_database("foreign", "").await?;
+    let foreign = NodeConfig::write_in(&setup.folder, "foreign", ClusterId::generate(), "s0", &url)?;
+    let mut shards = setup.map.shards.clone();
     shards[0].nodes = vec![foreign.url()];
-    stage.init(&foreign, &ShardMap::new(foreign.cluster, 1, shards.clone())?)?;
+    setup.init(&foreign, &ShardMap::new(foreign.cluster, 1, shards.clone())?)?;
     let _foreign = Node::start(&foreign).await?;
 
-    let router = stage.router("router").await?;
-    let mut payments = Payments::open(router.client(), &stage.placement()?, "s0", "s0").await?;
+    let router = setup.router("router").await?;
+    let mut payments = Payments::open(router.client(), &setup.placement()?, "s0", "s0").await?;
     payments.make(router.client(), 1).await?;
-    stage.write_map("router", &ShardMap::new(stage.map.cluster, 2, shards)?)?;
-    names(&router, &[&format!("cluster: expected {}, found {}", stage.map.cluster, foreign.cluster)]).await?;
+    setup.write_map("router", &ShardMap::new(setup.map.cluster, 2, shards)?)?;
+    names(&router, &[&format!("cluster: expected {}, found {}", setup.map.cluster, foreign.cluster)]).await?;
     are_refused(&payments, router.client()).await?;
     ensure!(database::number(&url, "SELECT count(*) FROM journal").await? == 0);
     nodes[0].becomes_ready().await
@@ -78,23 +79,23 @@ async fn names(router: &Router, words: &[&str]) -> anyhow::Result<()> {
     .await
 }
 
-async fn entries(stage: &Stage) -> anyhow::Result<i64> {
+async fn entries(setup: &ShardSetup) -> anyhow::Result<i64> {
     let count = "SELECT count(*) FROM journal";
-    Ok(database::number(&stage.database("s0"), count).await? + database::number(&stage.database("s1"), count).await?)
+    Ok(database::number(&setup.database("s0"), count).await? + database::number(&setup.database("s1"), count).await?)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_with_another_scale_of_an_asset_in_use_does_not_start() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(2).await?;
-    let _nodes = stage.found().await?;
-    let right = Router::start(&stage.router_config("right", &stage.map, "[assets]\nBTC = 8")?).await?;
-    let account = stage.placement()?.account_on("s1", "wallet", 0)?;
+    let setup = ShardSetup::with_shards(2).await?;
+    let _nodes = setup.found().await?;
+    let right = Router::start(&setup.router_config("right", &setup.map, "[assets]\nBTC = 8")?).await?;
+    let account = setup.placement()?.account_on("s1", "wallet", 0)?;
     open_wallet(right.client(), &account).await?;
-    let wrong = stage.router_config("wrong", &stage.map, "[assets]\nBTC = 6")?;
+    let wrong = setup.router_config("wrong", &setup.map, "[assets]\nBTC = 6")?;
     let said = Router::start_refused(&wrong).await?;
     says(&said, &["scale of BTC: expected 8, found 6", "shard s1", "declare BTC = 8"])?;
     drop(right);
-    let again = Router::start(&stage.router_config("again", &stage.map, "[assets]\nBTC = 8")?).await?;
+    let again = Router::start(&setup.router_config("again", &setup.map, "[assets]\nBTC = 8")?).await?;
     until("the router knows the account", NOTICED_WITHIN, async || {
         let found = again.client().get(0, &account_path(&account)).await?;
         says(&found.to_string(), &["1.50000000"])?;
@@ -107,14 +108,14 @@ async fn a_router_with_another_scale_of_an_asset_in_use_does_not_start() -> anyh
 /// the cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_that_ran_before_the_asset_came_into_use_is_refused_as_well() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(1).await?;
-    let _nodes = stage.found().await?;
-    let wrong = Router::start(&stage.router_config("wrong", &stage.map, "[assets]\nBTC = 6")?).await?;
-    let right = Router::start(&stage.router_config("right", &stage.map, "[assets]\nBTC = 8")?).await?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let _nodes = setup.found().await?;
+    let wrong = Router::start(&setup.router_config("wrong", &setup.map, "[assets]\nBTC = 6")?).await?;
+    let right = Router::start(&setup.router_config("right", &setup.map, "[assets]\nBTC = 8")?).await?;
     open_wallet(right.client(), "wallet").await?;
     until("the router with the wrong scale reads nothing any more", NOTICED_WITHIN, async || {
         let read = wrong.client().call(0, Method::GET, "/v1/accounts/wallet", None).await?;
-        ensure!(read.status == 503, "{} {}", read.status, read.text());
+        read.expect_status(503)?;
         says(&wrong.readiness().await?["degraded"].to_string(), &["scale of BTC: expected 8, found 6"])?;
         Ok(Some(()))
     })
@@ -130,21 +131,21 @@ async fn open_wallet(client: &Client, account: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Time limit for a busy machine.
+/// The time limit of requests on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_through_another_node_includes_every_acknowledged_write_or_is_refused() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(1).await?;
-    let first = stage.found().await?.remove(0);
-    let config = NodeConfig::write_in(&stage.folder, "second", stage.map.cluster, "s0", &stage.database("s0"))?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let first = setup.found().await?.remove(0);
+    let config = NodeConfig::write_in(&setup.folder, "second", setup.map.cluster, "s0", &setup.database("s0"))?;
     let second = Node::start(&config).await?;
     first.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
     first.execute_until_definite(&open("payee", Limit::ZERO)?).await?;
     for paid in 1..=20 {
         first.execute_until_definite(&transfer(&order("payer", "payee", 1), false)?).await?;
         let answer = second.account_at_least("payee", first.mark().await?).await?;
-        ensure!(matches!(&answer.outcome, Some(Outcome::Account(a)) if a.posted == paid), "{paid}: {answer:?}");
+        expect!(matches!(&answer.outcome, Some(Outcome::Account(a)) if a.posted == paid), "{paid}: {answer:?}");
     }
     let mark = first.mark().await?;
     let beyond = Mark { position: mark.position + 1, ..mark };
@@ -152,26 +153,26 @@ async fn a_read_through_another_node_includes_every_acknowledged_write_or_is_ref
     let named = |status: &tonic::Status| {
         status.code() == tonic::Code::FailedPrecondition && status.message().contains("position")
     };
-    ensure!(refused.as_ref().is_err_and(named), "{refused:?}");
+    expect!(refused.as_ref().is_err_and(named), "{refused:?}");
     Ok(())
 }
 
-/// A rolling restart of two nodes on one shard: the second node last looked at the database up to a second ago.
+/// In a rolling restart of two nodes on one shard, the second node may have looked at the database up to a second ago.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_not_refused_because_another_node_of_its_shard_committed() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(1).await?;
-    let mut nodes = stage.found().await?;
-    let config = NodeConfig::write_in(&stage.folder, "second", stage.map.cluster, "s0", &stage.database("s0"))?;
+    let setup = ShardSetup::with_shards(1).await?;
+    let mut nodes = setup.found().await?;
+    let config = NodeConfig::write_in(&setup.folder, "second", setup.map.cluster, "s0", &setup.database("s0"))?;
     nodes.push(Node::start(&config).await?);
-    let mut shards = stage.map.shards.clone();
+    let mut shards = setup.map.shards.clone();
     shards[0].nodes.push(config.url());
-    let map = ShardMap::new(stage.map.cluster, 2, shards)?;
-    let router = Router::start(&stage.router_config("router", &map, "")?).await?;
-    let mut payments = Payments::open(router.client(), &stage.placement()?, "s0", "s0").await?;
+    let map = ShardMap::new(setup.map.cluster, 2, shards)?;
+    let router = Router::start(&setup.router_config("router", &map, "")?).await?;
+    let mut payments = Payments::open(router.client(), &setup.placement()?, "s0", "s0").await?;
     payments.make(router.client(), 50).await?;
     nodes[0].process().terminate(PATIENCE).await?;
     until("the second node is used", PATIENCE, async || payments.make(router.client(), 1).await.map(Some)).await?;
     payments.are_there_once(router.client()).await?;
-    ensure!(!router.log().contains("is refused"), "{}", router.log());
+    expect!(!router.log().contains("is refused"), "{}", router.log());
     Ok(())
 }

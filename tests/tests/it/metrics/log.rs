@@ -1,14 +1,14 @@
-//! The log of a router: one line for each request that had an effect, or whose effect is unknown (`docs/operations/logs.md`).
+//! Tests of a router's log. It has one line for each request that had an effect, or whose effect is unknown (`docs/operations/logs.md`).
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use testkit::{
     client::{Answer, Client},
     cluster::{Cluster, Member},
-    history::ASSET,
+    history::payment_body,
     node::Folder,
     router::{Router, RouterConfig},
     wait::until,
@@ -28,37 +28,37 @@ async fn each_request_with_an_effect_or_an_unknown_one_leaves_one_line() -> anyh
     let router = Router::start(&config).await?;
     let client = Client::new(vec![router.url()]).with_timeout(TIMEOUT);
     let pay = async |debit: &str, credit: &str, amount: &str, id: Uuid| {
-        let order = json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET});
+        let order = payment_body(id, debit, credit, amount);
         client.call(0, Method::POST, "/v1/transfers", Some(&order)).await
     };
 
     let (posted, rejected) = (Uuid::now_v7(), Uuid::now_v7());
     let first = pay(&alice, &bob, "1.00", posted).await?;
-    ensure!(first.status == 201, "{}", first.text());
+    first.expect_status(201)?;
     line_of(&router, &first, "posted", posted).await?;
     let refused = pay(&alice, &bob, "5000.00", rejected).await?;
-    ensure!(refused.status == 422, "{}", refused.text());
+    refused.expect_status(422)?;
     let line = line_of(&router, &refused, "rejected", rejected).await?;
-    ensure!(line["code"] == "insufficient_funds" && line["level"] == "INFO", "{line}");
+    expect!(line["code"] == "insufficient_funds" && line["level"] == "INFO", "{line}");
 
-    // The other shard hears requests and does not answer.
+    // The other shard receives requests and does not answer.
     let node = cluster.process(Member::Node(1))?;
     node.freeze().await?;
     let (pending, unknown) = (Uuid::now_v7(), Uuid::now_v7());
     let (under_way, lost) = tokio::join!(pay(&alice, &bob, "1.00", pending), pay(&bob, &alice, "1.00", unknown));
     node.thaw()?;
     let (under_way, lost) = (under_way?, lost?);
-    ensure!(under_way.status == 202 && lost.status == 504, "{} {}", under_way.text(), lost.text());
+    expect!(under_way.status == 202 && lost.status == 504, "{} {}", under_way.text(), lost.text());
     line_of(&router, &under_way, "pending", pending).await?;
     let line = line_of(&router, &lost, "unknown", unknown).await?;
-    ensure!(line["level"] == "WARN" && line["error"].as_str().is_some_and(|why| why.contains("s1")), "{line}");
+    expect!(line["level"] == "WARN" && line["error"].as_str().is_some_and(|why| why.contains("s1")), "{line}");
 
-    // A replay has no effect. The line of the request after it is in the log, so that its own would be there, too.
+    // A replay has no effect. The line of the request after it is in the log, so a line of the replay would be there, too.
     let again = pay(&alice, &bob, "1.00", posted).await?;
-    ensure!(again.status == 200, "{}", again.text());
+    again.expect_status(200)?;
     let last = Uuid::now_v7();
     let after = pay(&alice, &bob, "0.01", last).await?;
-    ensure!(after.status == 201, "{}", after.text());
+    after.expect_status(201)?;
     line_of(&router, &after, "posted", last).await?;
     let of_replay = lines_of(&router, &again)?;
     ensure!(of_replay.is_empty(), "a replay leaves {of_replay:?}");
@@ -66,18 +66,18 @@ async fn each_request_with_an_effect_or_an_unknown_one_leaves_one_line() -> anyh
     cluster.finish().await
 }
 
-/// The one line with an outcome that the request of this answer has left.
+/// Waits for the one line with an outcome that the request of this answer has left, and checks it.
 async fn line_of(router: &Router, answer: &Answer, outcome: &str, transfer: Uuid) -> anyhow::Result<Value> {
     let lines = until("the request has left its line", Duration::from_secs(10), async || {
         let lines = lines_of(router, answer)?;
         Ok((!lines.is_empty()).then_some(lines))
     })
     .await?;
-    let [line] = lines.as_slice() else { anyhow::bail!("{} lines: {lines:?}", lines.len()) };
+    let [line] = lines.as_slice() else { anyhow::bail!("expected one line, not {}: {lines:?}", lines.len()) };
     ensure!(line["outcome"] == outcome, "not {outcome}: {line}");
     let request = &line["span"];
     ensure!(request["transfer"] == transfer.to_string(), "it does not name the transfer {transfer}: {line}");
-    ensure!(request["method"] == "POST" && request["path"] == "/v1/transfers", "{line}");
+    expect!(request["method"] == "POST" && request["path"] == "/v1/transfers", "{line}");
     for field in ["timestamp", "target", "message"] {
         ensure!(line[field].is_string(), "no {field}: {line}");
     }

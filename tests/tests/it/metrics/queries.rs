@@ -1,5 +1,6 @@
-//! Alerts and dashboards, by the programs `prometheus` and `promtool`: each alert passes its test and has a runbook, and each query finds its series
-//! in a live cluster. The programs are those of the machine, or those that `tests/prometheus.sh` has unpacked for `make test`.
+//! Tests of alerts and dashboards with the programs `prometheus` and `promtool`. Each alert must pass its test and have a runbook, and each
+//! query must find its series in a live cluster. The programs are the machine's own, or those that `tests/prometheus.sh` unpacks for `make
+//! test`.
 
 use std::{
     collections::BTreeSet,
@@ -93,7 +94,7 @@ async fn every_query_finds_its_series() -> anyhow::Result<()> {
         ensure!(!found.is_empty(), "a panel shows nothing: {query}");
     }
     for expression in &alerts {
-        // A healthy cluster fires none.
+        // A healthy cluster fires no alert.
         let found = prometheus.query(expression).await?;
         ensure!(found.is_empty(), "an alert of a healthy cluster: {expression}: {found:?}");
     }
@@ -127,7 +128,7 @@ fn panel_queries() -> anyhow::Result<Vec<String>> {
     let mut queries = Vec::new();
     for file in std::fs::read_dir(repository("ops/dashboards"))? {
         let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(file?.path())?)?;
-        let panels = dashboard["panels"].as_array().context("a dashboard without panels")?;
+        let panels = dashboard["panels"].as_array().with_context(|| format!("expected panels in {dashboard}"))?;
         for target in panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten()) {
             let query = target["expr"].as_str().with_context(|| format!("no query: {target}"))?;
             queries.push(query.replace("$__rate_interval", "1m").replace("$shard", ".*"));
@@ -146,16 +147,16 @@ fn names_in(query: &str) -> Vec<String> {
         .collect()
 }
 
-/// Names the folder of the two programs.
+/// The variable that names the folder of the two programs.
 const BIN_VARIABLE: &str = "SHARDLEDGER_PROMETHEUS_BIN";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The files of the repository.
+/// The path of a file in the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// `None` if this machine has no such program: the caller then skips its test, and the reason is printed.
+/// Finds a program. Returns `None` and prints the reason if this machine does not have it. The caller then skips its test.
 pub fn program(name: &str) -> Option<PathBuf> {
     let named = std::env::var_os(BIN_VARIABLE).filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let found = named.map(|folder| folder.join(name)).filter(|path| path.is_file()).or_else(|| in_path(name));
@@ -165,7 +166,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Runs promtool, which must find nothing to complain about. `input` is its standard input.
+/// Runs promtool with this standard input. It must find nothing.
 pub fn promtool(program: &Path, arguments: &[&str], input: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut child = Command::new(program)
@@ -225,7 +226,7 @@ impl Prometheus {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let url = format!("{}/api/v1/query?query={encoded}", self.url);
         let answer = self.client.request(Method::GET, &url, None).await?.json()?;
-        ensure!(answer["status"] == "success", "{query}: {answer}");
+        expect!(answer["status"] == "success", "{query}: {answer}");
         Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
     }
 }

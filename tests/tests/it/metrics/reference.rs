@@ -1,4 +1,4 @@
-//! `docs/operations/metrics.md` lists what the services serve, and promtool finds nothing wrong with it.
+//! Tests that `docs/operations/metrics.md` lists the metrics that the services serve, and that promtool accepts these metrics.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +20,14 @@ const REFERENCE: &str = "docs/operations/metrics.md";
 const BEGIN: &str =
     "<!-- The tables below are checked by tests/tests/it/metrics/reference.rs; RENEW=1 writes them. -->\n";
 
-/// A histogram has a series for each of its buckets.
+/// The largest number of series of a router. A histogram has a series for each of its buckets.
 const MOST_SERIES_OF_A_ROUTER: usize = 600;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_reference_lists_every_metric_of_a_live_cluster() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1).await?;
     two_accounts(&cluster).await?;
-    // The keys and the certificate have metrics where there are keys and a certificate.
+    // This router has keys and a certificate, so that it serves their metrics.
     let folder = Folder::create()?;
     std::fs::write(folder.path().join("keys.toml"), "")?;
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()])?;

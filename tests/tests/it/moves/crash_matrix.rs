@@ -1,9 +1,9 @@
-//! Kills each victim, once or twice, at every durable step of a move. The nodes list the steps. A step that no node reaches fails the test.
+//! The crash matrix of moves. It kills each victim, once or twice, at every durable step of a move. The nodes list the steps. A step that
+//! no node reaches fails the test.
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use testkit::{
     cluster::{Cluster, Member},
     seed::{Random, Seed},
     wait::until_every,
-    workload::{Accounts, History, Load, Mix},
+    workload::{Load, Mix},
 };
 use tokio::{process::Child, task::JoinSet};
 use wire::MoveWishes;
@@ -22,9 +22,9 @@ use super::{
     HALF,
     support::{Movement, assert_nothing_is_left},
 };
-use crate::failpoints::{Failpoints, Order, Step, VARIABLE};
+use crate::failpoints::{CellsRun, Failpoints, Interruption, Step, durable_steps, run_cells};
 
-/// Few clients, so that cells are about moves. Their orders are audited at the end.
+/// A small load, because the cells test moves. Its orders are audited at the end.
 const MIX: Mix = Mix {
     single_clients: 2,
     batch_clients: 0,
@@ -33,17 +33,15 @@ const MIX: Mix = Mix {
     gives_up: true,
     request_timeout: Duration::from_secs(10),
 };
-/// Cells of the sample that `make test` runs.
+/// The number of cells in the sample that `make test` runs.
 const SAMPLE: usize = 10;
-/// Cells that run on one cluster, one after another. Their history is audited together.
+/// The number of cells that run on one cluster, one after another. Their history is audited together.
 const CELLS_PER_CLUSTER: usize = 24;
-/// The run ends after so many failures.
-const MOST_FAILURES: usize = 10;
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a move may take to its end after a death.
+/// The time within which a move must end after a process died.
 const ENDED_WITHIN: Duration = Duration::from_secs(90);
 
-/// What dies.
+/// The process that dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     SourceNode,
@@ -65,7 +63,7 @@ impl Victim {
         Self::Router,
     ];
 
-    /// The process, if the slots move between these shards.
+    /// The process of the cluster, if the slots move between these shards. `None` for the operator's command.
     fn member(self, source: usize, target: usize) -> Option<Member> {
         match self {
             Self::SourceNode => Some(Member::Node(source)),
@@ -78,7 +76,7 @@ impl Victim {
     }
 }
 
-/// How a cell makes its step come.
+/// The way in which a cell reaches its step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
     Move,
@@ -87,32 +85,32 @@ enum Scenario {
 }
 
 #[derive(Debug, Clone)]
-struct Cell {
+struct MoveCell {
     scenario: Scenario,
-    /// As the node writes it, with `.before` or `.after`.
+    /// The point as the node names it, with `.before` or `.after`.
     point: String,
     victim: Victim,
     deaths: usize,
 }
 
-impl fmt::Display for Cell {
+impl fmt::Display for MoveCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { point, victim, deaths, .. } = self;
         write!(f, "{point}: {victim:?} dies {}", if *deaths == 1 { "once" } else { "twice" })
     }
 }
 
-/// The durable steps of moves, with the scenario in which each comes. The steps of the lane and of the fold are for
+/// The durable steps of moves, with the scenario in which a node makes each. The steps of the lane and of the fold belong to
 /// `durable_steps`.
-async fn steps_of_moves(failpoints: &Failpoints) -> anyhow::Result<Vec<(String, Scenario)>> {
+async fn steps_of_moves() -> anyhow::Result<Vec<(String, Scenario)>> {
     let mut steps = Vec::new();
-    for Step { name, occasion } in failpoints.steps().await? {
+    for Step { name, occasion } in durable_steps().await? {
         let scenario = match occasion.as_str() {
             "move" => Scenario::Move,
             "abort" => Scenario::Abort,
             "reverse" => Scenario::Reverse,
             "lane" | "fold" => continue,
-            other => bail!("step {name} comes on the unknown occasion {other}"),
+            other => bail!("step {name} has the unknown occasion {other}"),
         };
         steps.push((name, scenario));
     }
@@ -120,7 +118,7 @@ async fn steps_of_moves(failpoints: &Failpoints) -> anyhow::Result<Vec<(String, 
 }
 
 /// Every cell of the matrix.
-fn matrix(steps: &[(String, Scenario)]) -> Vec<Cell> {
+fn matrix(steps: &[(String, Scenario)]) -> Vec<MoveCell> {
     let mut cells = Vec::new();
     for (step, scenario) in steps {
         for edge in ["before", "after"] {
@@ -130,7 +128,7 @@ fn matrix(steps: &[(String, Scenario)]) -> Vec<Cell> {
                     continue;
                 }
                 for deaths in [1, 2] {
-                    cells.push(Cell { scenario: *scenario, point: format!("{step}.{edge}"), victim, deaths });
+                    cells.push(MoveCell { scenario: *scenario, point: format!("{step}.{edge}"), victim, deaths });
                 }
             }
         }
@@ -138,25 +136,26 @@ fn matrix(steps: &[(String, Scenario)]) -> Vec<Cell> {
     cells
 }
 
-/// A cluster with a load, and which shard has the slots.
-struct Stage {
+/// A cluster under load, between whose two shards the cells move slots.
+struct MovingCluster {
     cluster: Cluster,
     failpoints: Failpoints,
+    /// The index of the shard that owns the slots.
     owner: usize,
 }
 
-/// What starts the move of a cell: a process, or a task that is aborted when dropped.
+/// The process or the task that starts the move of a cell. Dropping it aborts the task.
 #[derive(Default)]
 struct Starter {
     operator: Option<Child>,
     _task: JoinSet<()>,
 }
 
-impl Stage {
-    async fn run(&mut self, cell: &Cell, random: &mut Random) -> anyhow::Result<&'static str> {
+impl MovingCluster {
+    async fn run(&mut self, cell: &MoveCell, random: &mut Random) -> anyhow::Result<&'static str> {
         let (source, target) = (self.owner, 1 - self.owner);
         let (from, to) = (format!("s{source}"), format!("s{target}"));
-        // A reversal goes back to where the slots were.
+        // A reversal moves the slots back to their former shard.
         let (member_source, member_target) = match cell.scenario {
             Scenario::Reverse => (target, source),
             Scenario::Move | Scenario::Abort => (source, target),
@@ -196,7 +195,7 @@ impl Stage {
         }
         drop(starter);
         let ended = self.ended(&movement).await?;
-        // A reversal that came to nothing leaves the first move to be finished.
+        // After a reversal without effect, the first move is still to be finished.
         if cell.scenario == Scenario::Reverse {
             self.finish_what_is_open(&[&from, &to]).await?;
         }
@@ -207,17 +206,23 @@ impl Stage {
         Ok(ended)
     }
 
-    fn arm(&self, cell: &Cell) -> anyhow::Result<()> {
-        self.failpoints.arm(&cell.point, Order::Stop)
+    fn arm(&self, cell: &MoveCell) -> anyhow::Result<()> {
+        self.failpoints.arm(&cell.point, Interruption::Stop)
     }
 
-    /// Starts a move as the cell wants it: by an operator who may die, or by a call.
-    fn start(&self, cell: &Cell, from: &str, to: &str, random: &mut Random) -> anyhow::Result<(Movement, Starter)> {
+    /// Starts a move in the way that the cell needs: by an operator's command, which may die, or by a call.
+    fn start(
+        &self,
+        cell: &MoveCell,
+        from: &str,
+        to: &str,
+        random: &mut Random,
+    ) -> anyhow::Result<(Movement, Starter)> {
         let movement = Movement::named(&self.cluster, from, to, HALF, random.uuid())?;
         if cell.victim == Victim::Operator {
             let plan = self.failpoints.file("plan.toml");
             std::fs::write(&plan, movement.as_plan(&self.cluster)?)?;
-            let plan = plan.to_str().context("a path that is no text")?;
+            let plan = plan.to_str().context("the path is not UTF-8")?;
             let child = self.cluster.spawn_shardctl(&["move", "apply", plan, "--finish"])?;
             return Ok((movement, Starter { operator: Some(child), _task: JoinSet::new() }));
         }
@@ -232,10 +237,10 @@ impl Stage {
         Ok((movement, Starter { operator: None, _task: task }))
     }
 
-    /// Kills the victim while a node stands at the point, and lets the node go on.
+    /// Kills the victim while a node is stopped at the point, and then lets the node go on.
     async fn die(
         &mut self,
-        cell: &Cell,
+        cell: &MoveCell,
         source: usize,
         target: usize,
         starter: Option<&Starter>,
@@ -260,13 +265,13 @@ impl Stage {
     /// Kills the victim a second time: when a driver joins the source again, when the move is over, or after five seconds.
     async fn die_again(
         &mut self,
-        cell: &Cell,
+        cell: &MoveCell,
         source: usize,
         target: usize,
         movement: &Movement,
     ) -> anyhow::Result<()> {
         const AGAIN: &str = "join.after";
-        self.failpoints.arm(AGAIN, Order::Stop)?;
+        self.failpoints.arm(AGAIN, Interruption::Stop)?;
         let begun = Instant::now();
         while !self.failpoints.is_reached(AGAIN) && begun.elapsed() < Duration::from_secs(5) {
             if movement.status().await.is_ok_and(|status| is_over(&status.phase)) {
@@ -277,14 +282,14 @@ impl Stage {
         self.die(cell, source, target, None, AGAIN).await
     }
 
-    /// Waits until the move is over, and orders what an operator would order.
+    /// Waits until the move is over, and gives the orders that an operator would give.
     async fn ended(&self, movement: &Movement) -> anyhow::Result<&'static str> {
         let mut unknown_since: Option<Instant> = None;
         let finishing = || MoveWishes { finish: Some(true), ..Default::default() };
         let ended = until_every(LOOK, "the move is over", ENDED_WITHIN, async || {
             let Ok(list) = movement.list().await else { return Ok(None) };
             let Some(status) = list else {
-                // It was never recorded, or is about to be.
+                // The move was never recorded, or is about to be recorded.
                 let since = *unknown_since.get_or_insert_with(Instant::now);
                 return Ok((since.elapsed() > Duration::from_secs(1)).then_some("as before"));
             };
@@ -336,50 +341,40 @@ fn is_over(phase: &str) -> bool {
     matches!(phase, "finished" | "aborted" | "reversed")
 }
 
-/// How many cells ended in which way.
+/// The number of cells for each way to end.
 type Ends = BTreeMap<&'static str, usize>;
 
-/// Runs cells one after another on one cluster under a load, and audits what its clients were told. Counts the cells that are `done`.
+/// Runs cells one after another on one cluster under a load, and audits the answers that the clients got. Counts the cells that are `done`.
 async fn run_batch(
-    cells: &[Cell],
+    cells: &[MoveCell],
     seed: &Seed,
     random: &mut Random,
     ends: &mut Ends,
     done: &mut usize,
 ) -> anyhow::Result<()> {
     let failpoints = Failpoints::create()?;
-    let cluster = Cluster::start_with(&[(VARIABLE, &failpoints.path()?)], 2, 1).await?;
-    let (accounts, opening) = Accounts::open(&cluster, 12, random).await?;
-    let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
-    let mut stage = Stage { cluster, failpoints, owner: 0 };
+    let cluster = failpoints.start_cluster(2, 1).await?;
+    let load = Load::start(&cluster, 12, random, seed, MIX).await?;
+    let mut moving = MovingCluster { cluster, failpoints, owner: 0 };
     for cell in cells {
         let begun = Instant::now();
-        let ended = stage.run(cell, random).await.with_context(|| format!("cell {cell}"))?;
+        let ended = moving.run(cell, random).await.with_context(|| format!("cell {cell}"))?;
         eprintln!("cell {cell}: {ended}, {:.1?}", begun.elapsed());
         *ends.entry(ended).or_default() += 1;
         *done += 1;
     }
-    let mut history: History = load.finish().await?;
-    history.records.extend(opening.records);
-    audit(&stage.cluster, &history).await?;
-    stage.cluster.finish().await
+    let history = load.finish().await?;
+    audit(&moving.cluster, &history).await?;
+    moving.cluster.finish().await
 }
 
-/// Every cell of the matrix, from the steps that the nodes list.
-async fn all_cells() -> anyhow::Result<Vec<Cell>> {
-    let failpoints = Failpoints::create()?;
-    let cluster = Cluster::start_with(&[(VARIABLE, &failpoints.path()?)], 1, 1).await?;
-    let steps = steps_of_moves(&failpoints).await?;
-    cluster.finish().await?;
-    Ok(matrix(&steps))
-}
-
-/// `make test` runs a sample that the seed chooses. `CELLS=all` runs every cell, `CELLS=release` those whose point begins so.
+/// `make test` runs a sample that the seed chooses. `CELLS=all` runs every cell, and `CELLS=release` those whose point begins with that
+/// word.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wherever_a_move_is_cut_short_it_completes_or_leaves_everything_as_before() -> anyhow::Result<()> {
     let seed = Seed::announce("the crash matrix of moves");
     let mut random = seed.random();
-    let mut cells = all_cells().await?;
+    let mut cells = matrix(&steps_of_moves().await?);
     let all = cells.len();
     match std::env::var("CELLS").as_deref() {
         Ok("all") => {}
@@ -392,22 +387,11 @@ async fn wherever_a_move_is_cut_short_it_completes_or_leaves_everything_as_befor
     ensure!(!cells.is_empty(), "CELLS names no cell");
     eprintln!("{} of {all} cells", cells.len());
     let mut ends = Ends::new();
-    let mut failures: Vec<String> = Vec::new();
-    let mut left = &cells[..];
-    // A failure ends its cluster and says nothing about the cells after it.
-    while !left.is_empty() && failures.len() < MOST_FAILURES {
-        let batch = &left[..left.len().min(CELLS_PER_CLUSTER)];
-        let mut done = 0;
-        match run_batch(batch, &seed, &mut random, &mut ends, &mut done).await {
-            Ok(()) => left = &left[batch.len()..],
-            Err(error) => {
-                eprintln!("failed: {error:#}");
-                failures.push(format!("{error:#}"));
-                left = &left[(done + 1).min(batch.len())..];
-            }
-        }
-    }
-    eprintln!("{} cells: {ends:?}, {} failures", cells.len() - left.len(), failures.len());
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    let CellsRun { run, failures } = run_cells(&cells, CELLS_PER_CLUSTER, async |batch, done| {
+        run_batch(batch, &seed, &mut random, &mut ends, done).await
+    })
+    .await;
+    eprintln!("{run} cells: {ends:?}, {} failures", failures.len());
+    expect!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Moves as a client of the nodes starts and watches them.
+//! Starts and watches moves, as a client of the nodes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use wire::slot_moves_client::SlotMovesClient;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A move, seen at the shard that receives.
+/// A move, as the receiving shard shows it.
 #[derive(Debug, Clone)]
 pub struct Movement {
     pub id: Uuid,
@@ -50,7 +50,7 @@ impl Movement {
         Self::named(cluster, "", to, (0, 0), id)
     }
 
-    /// The moves to a shard that slots have come with and that are not finished.
+    /// The moves to a shard that has taken their slots and has not finished them.
     pub async fn open_at(cluster: &Cluster, shard: &str) -> anyhow::Result<Vec<Uuid>> {
         let list = SlotMovesClient::connect(node_of(cluster, shard)?).await?.list(wire::ListMovesRequest {}).await?;
         let taken = list.into_inner().moves.into_iter().filter(|it| it.is_target && it.phase == "taken");
@@ -84,7 +84,7 @@ impl Movement {
         Ok(SlotMovesClient::connect(self.node.clone()).await?)
     }
 
-    /// The move, if the shard knows of it.
+    /// The status of the move, if the shard knows the move.
     pub async fn list(&self) -> anyhow::Result<Option<wire::MoveStatus>> {
         let list = self.client().await?.list(wire::ListMovesRequest {}).await?.into_inner();
         Ok(list.moves.into_iter().find(|it| it.r#move.as_ref() == self.id.as_bytes()))
@@ -104,7 +104,7 @@ impl Movement {
         Ok(())
     }
 
-    /// The phase, or what is wrong with the node.
+    /// The phase of the move, or the error of the node.
     pub async fn phase(&self) -> String {
         self.status().await.map_or_else(|error| error.to_string(), |status| status.phase)
     }
@@ -134,7 +134,7 @@ fn node_of(cluster: &Cluster, shard: &str) -> anyhow::Result<String> {
     shard.nodes.first().cloned().context("a shard without nodes")
 }
 
-/// A shard that does not own slots has no row of theirs.
+/// Checks that a shard that does not own these slots has no rows of them.
 pub async fn assert_nothing_is_left(cluster: &Cluster, shard: &str, (first, last): (u32, u32)) -> anyhow::Result<()> {
     let shards = &cluster.status().shards;
     let shard = shards.iter().find(|it| it.id == shard).with_context(|| format!("no shard {shard}"))?;

@@ -1,5 +1,5 @@
-//! Bookings of one node: creations that are sent again after the account was changed, changes that are written together, and holds that come due
-//! while no node runs.
+//! Tests of bookings of one node: creations that are sent again after the account was changed, changes that are written together, and holds
+//! that come due while no node runs.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use testkit::{
 };
 use uuid::Uuid;
 
-use super::{Place, books_are_sound, open_pair};
+use super::{NodeFixture, books_are_sound, open_pair};
 
-/// Versions at which a creation is sent again: around the waypoints, which are 64 entries apart.
+/// The versions at which a creation is sent again. They are around the waypoints, which are 64 entries apart.
 const VERSIONS: [usize; 9] = [2, 3, 63, 64, 65, 127, 128, 129, 200];
-/// More accounts than the node reads openings for in one statement.
+/// The number of accounts. It is larger than the number of openings that the node reads in one statement.
 const MANY: usize = 600;
 
 const OPENED: Limit = Limit::AtMost(10);
@@ -30,8 +30,8 @@ const NEVER: Limit = Limit::AtMost(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_is_opened_again_with_what_its_first_entry_says() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("opened_again").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("opened_again").await?;
     let node = Node::start(&config).await?;
     node.execute_until_definite(&open("bank", Limit::Unlimited)?).await?;
 
@@ -48,7 +48,7 @@ async fn an_account_is_opened_again_with_what_its_first_entry_says() -> anyhow::
     }
     node.execute(&history).await?;
     // The first node has the accounts in memory. The second node has to read them.
-    let other = Node::start(&place.another_node("opened_again_other", &config.database_url)?).await?;
+    let other = Node::start(&fixture.another_node("opened_again_other", &config.database_url)?).await?;
     for node in [&node, &other] {
         for (limit, expected) in [(OPENED, "replayed"), (CHANGED, "replayed"), (NEVER, "conflict overdraft")] {
             let again: Vec<Operation> = accounts.iter().map(|(id, _)| open(id, limit)).collect::<Result<_, _>>()?;
@@ -66,8 +66,8 @@ async fn an_account_is_opened_again_with_what_its_first_entry_says() -> anyhow::
     books_are_sound(&config.database_url).await
 }
 
-/// The change and the creation come in one batch, once alone and once with a transfer that was carried out before. The transfer makes the
-/// node decide the batch twice, the second time with care.
+/// The change and the creation come in one batch, once alone and once with a transfer that was executed before. The transfer makes the node
+/// decide the batch twice, the second time with care.
 async fn in_the_batch_that_changes_them(node: &Node) -> anyhow::Result<()> {
     let paid: Order = order("bank", "version2", 1);
     let replay = transfer(&paid, false)?;
@@ -101,8 +101,8 @@ async fn in_the_batch_that_changes_them(node: &Node) -> anyhow::Result<()> {
             format!("replayed, version 2, {CHANGED:?}"),
             "conflict overdraft".to_owned(),
         ];
-        ensure!(replies[..expected.len()] == expected, "{id}: {replies:#?}");
-        ensure!(replies.get(expected.len()).is_none_or(|reply| reply == "paid before"), "{id}: {replies:#?}");
+        expect!(replies[..expected.len()] == expected, "{id}: {replies:#?}");
+        expect!(replies.get(expected.len()).is_none_or(|reply| reply == "paid before"), "{id}: {replies:#?}");
     }
     Ok(())
 }
@@ -127,8 +127,8 @@ fn summary(reply: &Reply) -> String {
 /// The debtor pays back and loses the overdraft in one batch. No check of the database may see the new limit with the old balance.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("one_batch").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("one_batch").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "payee").await?;
     node.execute_until_definite(&open("debtor", Limit::AtMost(50))?).await?;
@@ -142,26 +142,26 @@ async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit() -> anyhow::Result<
     };
     // The wire has one message for an account that was opened and one that was changed.
     let (AccountOutcome::Created(debtor) | AccountOutcome::Updated(debtor)) = lowered else { bail!("{lowered:?}") };
-    ensure!((debtor.posted, debtor.overdraft) == (0, Limit::ZERO), "{debtor:?}");
+    expect!((debtor.posted, debtor.overdraft) == (0, Limit::ZERO), "{debtor:?}");
     let batches = node.status().await?.batches - before;
     ensure!(batches == 1, "the batch was taken apart: {batches} commits");
     books_are_sound(&config.database_url).await
 }
 
-/// More holds than a node hands to its lane at once.
+/// The number of holds. It is larger than the number that a node hands to its lane at the same time.
 const HOLDS: u128 = 2_100;
-/// Longer than any machine needs to place all holds and to kill the node.
+/// The life of a hold. No machine needs as long to place all holds and to kill the node.
 const EXPIRES_IN_S: u32 = 3_600;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the contract allows from the moment at which the node serves, and what a busy machine may take in addition for this many holds.
+/// The delay that the contract allows after the node serves, and the additional time that a busy machine may need for this many holds.
 const ALLOWED_US: i64 = 1_000_000;
 const SLACK_US: i64 = 7_000_000;
 
 /// The node is dead when the holds come due, and gets no request once it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn holds_that_came_due_without_a_node_expire_once_a_node_is_back() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("due_holds").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("due_holds").await?;
     let url = &config.database_url;
     let node = Node::start(&config).await?;
     node.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
@@ -174,7 +174,7 @@ async fn holds_that_came_due_without_a_node_expire_once_a_node_is_back() -> anyh
     .await?;
     node.process().kill().await?;
     drop(node);
-    // Moves the time of the holds into the past, instead of waiting for it.
+    // The test moves the expiry of the holds into the past, instead of waiting for it.
     ensure!(u128::try_from(held(url).await?)? == HOLDS, "not all of them are held");
     let past = "UPDATE journal SET expires_at_us = at_us + 1 WHERE kind = 41; \
          UPDATE hold SET expires_at_us = j.at_us + 1 FROM journal j WHERE j.position = hold.position";
@@ -186,14 +186,14 @@ async fn holds_that_came_due_without_a_node_expire_once_a_node_is_back() -> anyh
     until("all holds have expired", PATIENCE, async || Ok((held(url).await? == 0).then_some(()))).await?;
     let last_us = database::number(url, "SELECT max(at_us) FROM journal WHERE kind = 53").await?;
     eprintln!("    {HOLDS} holds had expired {} µs after the node was back", last_us - serving_us);
-    ensure!(last_us - serving_us <= ALLOWED_US + SLACK_US, "{} µs after the node was back", last_us - serving_us);
+    ensure!(last_us - serving_us <= ALLOWED_US + SLACK_US, "a hold expired {} µs late", last_us - serving_us);
 
     let Outcome::Hold(late) = node.execute_until_definite(&Operation::ReleaseHold(keys[0].clone().into())).await?
     else {
-        bail!("no answer about a hold")
+        bail!("expected one answer about a hold")
     };
-    ensure!(late == HoldOutcome::Refused(Refused::whole(Refusal::HoldExpired)), "{late:?}");
-    ensure!(node.account("payer").await?.held == 0, "something is still held");
+    expect!(late == HoldOutcome::Refused(Refused::whole(Refusal::HoldExpired)), "{late:?}");
+    ensure!(node.account("payer").await?.held == 0, "the payer should have nothing held");
     books_are_sound(url).await
 }
 

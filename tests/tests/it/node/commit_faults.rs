@@ -1,5 +1,5 @@
-//! COMMITs that are lost on their way to the database, and COMMITs whose answers are lost: of transfers, and of each step in the life of a hold. The
-//! node sees a broken connection each time.
+//! Tests of COMMITs that are lost on their way to the database, and of COMMITs whose answers are lost. They are those of transfers, and of
+//! each step in the life of a hold. The node sees a broken connection each time.
 
 use std::{slice::from_ref, time::Duration};
 
@@ -19,7 +19,7 @@ use testkit::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{Place, books_are_sound, open_pair};
+use super::{NodeFixture, books_are_sound, open_pair};
 
 const FLAPPING_ORDERS: usize = 25;
 
@@ -33,25 +33,25 @@ async fn a_commit_that_never_arrives_takes_effect_once() -> anyhow::Result<()> {
     every_step_takes_effect_once(CommitFault::Swallow).await
 }
 
-/// A node with a payer and a payee. A proxy between the node and its database brings the fault about.
+/// A node with a payer and a payee. A proxy between the node and its database causes the fault.
 struct Faulty {
     node: Node,
     proxy: TcpProxy,
     database_url: String,
     fault: CommitFault,
     faults: u64,
-    _place: Place,
+    _fixture: NodeFixture,
 }
 
 impl Faulty {
     async fn new(name: &str, fault: CommitFault) -> anyhow::Result<Self> {
-        let place = Place::new().await?;
-        let direct = place.shard(name).await?;
-        let proxy = TcpProxy::start(place.postgres(), Seed::announce(name).random()).await?;
-        let config = place.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
+        let fixture = NodeFixture::new().await?;
+        let direct = fixture.shard(name).await?;
+        let proxy = TcpProxy::start(fixture.postgres(), Seed::announce(name).random()).await?;
+        let config = fixture.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
         let node = Node::start(&config).await?;
         open_pair(&node, "payer", "payee").await?;
-        Ok(Self { node, proxy, database_url: direct.database_url, fault, faults: 0, _place: place })
+        Ok(Self { node, proxy, database_url: direct.database_url, fault, faults: 0, _fixture: fixture })
     }
 
     /// Sends the operation while its COMMIT meets the fault, sends it again as a router would, and once more. The answers must agree.
@@ -94,16 +94,16 @@ async fn every_step_takes_effect_once(fault: CommitFault) -> anyhow::Result<()> 
     ensure!(cancelled.verdict != Verdict::Credited);
     faulty.takes_effect_once("compensate", &settle(&given_up, cancelled.verdict)?).await?;
 
-    // 100 and 10 were paid. 1 was reserved and given back.
+    // Payments of 100 and 10 were posted. A payment of 1 was reserved and given back.
     let (payer, payee) = (faulty.node.account("payer").await?, faulty.node.account("payee").await?);
-    ensure!((payer.posted, payee.posted) == (-110, 110), "{payer:?} {payee:?}");
+    expect!((payer.posted, payee.posted) == (-110, 110), "{payer:?} {payee:?}");
     ensure!(faulty.count("journal WHERE role = 1").await? == 3);
     ensure!(faulty.count("journal WHERE role = 3").await? == 2);
     ensure!(faulty.count(&format!("{} WHERE status = 1", database::TRANSFERS)).await? == 0);
     books_are_sound(&faulty.database_url).await
 }
 
-/// The outcome, without the mark of a replay.
+/// The outcome as text, without the mark of a replay.
 fn effect(outcome: &Outcome) -> String {
     let text = format!("{outcome:?}");
     text.replace("replayed: true", "replayed: _")
@@ -127,10 +127,10 @@ async fn a_node_killed_at_its_commit_is_replaced(
     name: &str,
     committed: bool,
 ) -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let direct = place.shard(name).await?;
-    let proxy = TcpProxy::start(place.postgres(), Seed::announce(name).random()).await?;
-    let config = place.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
+    let fixture = NodeFixture::new().await?;
+    let direct = fixture.shard(name).await?;
+    let proxy = TcpProxy::start(fixture.postgres(), Seed::announce(name).random()).await?;
+    let config = fixture.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
     let node = Node::start(&config).await?;
     open_pair(&node, "payer", "payee").await?;
 
@@ -159,19 +159,19 @@ async fn a_node_killed_at_its_commit_is_replaced(
     proxy.set_weather(Weather::Clear);
     let node = Node::start(&config).await?;
     let outcome = format!("{:?}", node.execute_until_definite(&operation).await?);
-    ensure!(outcome.contains(&format!("replayed: {committed}")), "{fault:?}: {outcome}");
+    expect!(outcome.contains(&format!("replayed: {committed}")), "{fault:?}: {outcome}");
     ensure!(node.account("payee").await?.posted == 100);
     ensure!(database::number(&direct.database_url, "SELECT count(*) FROM journal WHERE role = 1").await? == 1);
     books_are_sound(&direct.database_url).await
 }
 
-/// The connection stays open and carries nothing: only the node's own deadline ends it.
+/// The connection stays open and carries nothing, so only the node's own deadline ends it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_database_is_given_up_and_the_batch_run_again() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let direct = place.shard("black_hole").await?;
-    let proxy = TcpProxy::start(place.postgres(), Seed::announce("black hole").random()).await?;
-    let config = place.another_node("black_hole_proxied", &proxy.through(&direct.database_url)?)?;
+    let fixture = NodeFixture::new().await?;
+    let direct = fixture.shard("black_hole").await?;
+    let proxy = TcpProxy::start(fixture.postgres(), Seed::announce("black hole").random()).await?;
+    let config = fixture.another_node("black_hole_proxied", &proxy.through(&direct.database_url)?)?;
     let node = Node::start(&config).await?;
     open_pair(&node, "payer", "payee").await?;
 
@@ -195,17 +195,17 @@ async fn a_silent_database_is_given_up_and_the_batch_run_again() -> anyhow::Resu
     books_are_sound(&direct.database_url).await
 }
 
-/// Connections broken at any moment of any statement, and refused for a while.
+/// Connections break at any moment of any statement, and are refused for a while.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flapping_link_costs_time_and_no_money() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let direct = place.shard("flapping").await?;
+    let fixture = NodeFixture::new().await?;
+    let direct = fixture.shard("flapping").await?;
     let mut random = Seed::announce("flapping").random();
-    let proxy = TcpProxy::start(place.postgres(), random.clone()).await?;
-    let config = place.another_node("flapping_proxied", &proxy.through(&direct.database_url)?)?;
+    let proxy = TcpProxy::start(fixture.postgres(), random.clone()).await?;
+    let config = fixture.another_node("flapping_proxied", &proxy.through(&direct.database_url)?)?;
     let node = Node::start(&config).await?;
     open_pair(&node, "payer", "payee").await?;
-    // Slow enough that most cuts hit a transaction.
+    // The link is so slow that most cuts hit a transaction.
     proxy.set_weather(Weather::Slow { longest: Duration::from_millis(2) });
 
     let done = watch::Sender::new(0);
@@ -237,7 +237,7 @@ async fn a_flapping_link_costs_time_and_no_money() -> anyhow::Result<()> {
 
     ensure!(
         proxy.connections() > cuts,
-        "{cuts} cuts, and the node hardly noticed: {} connections",
+        "each of the {cuts} cuts should cost a connection, but the node made only {}",
         proxy.connections()
     );
     let sum = i64::try_from(FLAPPING_ORDERS)?;
@@ -263,9 +263,9 @@ async fn every_step_of_a_hold_takes_effect_once(fault: CommitFault) -> anyhow::R
         faulty.takes_effect_once(name, &operation).await?;
     }
 
-    // 30 and 20 were captured, and 10 of the 30 came back.
+    // Captures of 30 and 20 were posted, and 10 of the 30 came back.
     let (payer, payee) = (faulty.node.account("payer").await?, faulty.node.account("payee").await?);
-    ensure!((payer.posted, payer.held, payee.posted) == (-40, 0, 40), "{payer:?} {payee:?}");
+    expect!((payer.posted, payer.held, payee.posted) == (-40, 0, 40), "{payer:?} {payee:?}");
     for (count, rows) in [
         (1, format!("{} WHERE status = 2 AND captured = 50 AND capture_id IS NULL", database::HOLDS)),
         (1, format!("{} WHERE status = 3 AND captured = 0", database::HOLDS)),
@@ -300,7 +300,7 @@ fn steps_of_holds() -> anyhow::Result<[(&'static str, Operation); 8]> {
     ])
 }
 
-/// The step of a capture or a reversal instead of a payment.
+/// Turns the step of a payment into the step of a capture or a reversal.
 fn with_purpose(mut operation: Operation, purpose: Purpose) -> Operation {
     match &mut operation {
         Operation::Transfer(it) => it.purpose = purpose,

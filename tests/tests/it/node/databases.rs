@@ -1,4 +1,4 @@
-//! Databases that a node must not serve, and databases that lack a guard, in which the check of the books must find the damage.
+//! Tests of databases that a node must not serve, and of databases that lack a guard, in which the check of the books must find the damage.
 
 use std::time::Duration;
 
@@ -10,29 +10,29 @@ use testkit::{
     wait::until,
 };
 
-use super::{Place, books_are_sound, open_pair};
+use super::{NodeFixture, books_are_sound, open_pair};
 
-/// Longer than a busy machine needs to start a process.
+/// The time within which a node must look at its database. A busy machine needs less to start a process.
 const LOOKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// An older program on a newer schema would write rows that the newer one does not expect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_with_a_newer_schema_is_refused() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("newer").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("newer").await?;
     database::run(&config.database_url, "UPDATE shard_state SET schema_version = 99").await?;
     let said = Node::start_refused(&config).await?;
-    ensure!(said.contains("schema version") && said.contains("newer version"), "{said}");
+    expect!(said.contains("schema version") && said.contains("newer version"), "{said}");
     Ok(())
 }
 
-/// An empty database may mean that the ledger is lost. The node waits and serves nothing; only an operator's command
-/// initialises the database.
+/// An empty database may mean that the ledger is lost. The node waits and serves nothing. Only an operator's command initialises the
+/// database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_database_is_not_served_until_an_operator_initialises_it() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let url = place.empty_database("empty").await?;
-    let config = NodeConfig::write(&place.folder, "empty", "s0", &url)?;
+    let fixture = NodeFixture::new().await?;
+    let url = fixture.empty_database("empty").await?;
+    let config = NodeConfig::write(&fixture.folder, "empty", "s0", &url)?;
     let node = Node::start_waiting(&config).await?;
     let readiness = until("the node has looked at its database", LOOKED_WITHIN, async || {
         let readiness = node.readiness().await?;
@@ -40,7 +40,7 @@ async fn an_empty_database_is_not_served_until_an_operator_initialises_it() -> a
         Ok((cause.contains("never initialised") && cause.contains("restore")).then_some(readiness))
     })
     .await?;
-    ensure!(readiness["reads"] == false && readiness["writes"] == false, "{readiness}");
+    expect!(readiness["reads"] == false && readiness["writes"] == false, "{readiness}");
     ensure!(node.execute(&[open("alice", Limit::ZERO)?]).await.is_err(), "an empty database was written to");
     // Once the database is initialised, the node serves by itself.
     config.init(super::MAP)?;
@@ -50,11 +50,11 @@ async fn an_empty_database_is_not_served_until_an_operator_initialises_it() -> a
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_database_of_another_shard_is_refused() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("others").await?;
-    let wrong = NodeConfig::write(&place.folder, "wrong", "s1", &config.database_url)?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("others").await?;
+    let wrong = NodeConfig::write(&fixture.folder, "wrong", "s1", &config.database_url)?;
     let said = Node::start_refused(&wrong).await?;
-    ensure!(said.contains("shard: expected s1, found s0. database.url leads to another shard"), "{said}");
+    expect!(said.contains("shard: expected s1, found s0. database.url leads to another shard"), "{said}");
     Ok(())
 }
 
@@ -69,11 +69,11 @@ async fn a_saga_credited_twice_is_noticed() -> anyhow::Result<()> {
     unguarded("unguarded_register", &[transfer(&order, true)?], &decide(&order, false)?).await
 }
 
-/// Exactly once rests on the unique key of the journal's answers. Without the key, the second of two equal operations is
-/// carried out again.
+/// The unique key of the journal's answers guards against a second effect. Without the key, the second of two equal operations is executed
+/// again.
 async fn unguarded(name: &str, before: &[Operation], twice: &Operation) -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard(name).await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard(name).await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "payer", "payee").await?;
     for operation in before {
@@ -94,7 +94,7 @@ async fn unguarded(name: &str, before: &[Operation], twice: &Operation) -> anyho
     node.execute_until_definite(twice).await?;
     ensure!(
         node.account("payee").await?.posted == 200,
-        "the guard is gone, and nothing happened: this proves nothing"
+        "without the guard, the operation should have taken effect twice"
     );
     ensure!(books_are_sound(url).await.is_err(), "money moved twice under one id, and no check noticed");
     Ok(())

@@ -1,4 +1,4 @@
-//! More than one node on a shard, and slots that change hands: the fence.
+//! Tests of the fence: more than one node on a shard, and slots that get another owner.
 
 use std::{
     slice::from_ref,
@@ -20,7 +20,7 @@ use testkit::{
     wait::until,
 };
 
-use super::{Place, books_are_sound, open_pair};
+use super::{NodeFixture, books_are_sound, open_pair};
 
 const ACCOUNTS: usize = 6;
 const ORDERS: usize = 240;
@@ -29,9 +29,9 @@ const WRITERS: usize = 4;
 /// Both nodes write the same accounts at the same time. Some orders are sent to both nodes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_on_one_shard_lose_no_update() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("two_nodes").await?;
-    let other = place.another_node("two_nodes_other", &config.database_url)?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("two_nodes").await?;
+    let other = fixture.another_node("two_nodes_other", &config.database_url)?;
     let nodes = [Node::start(&config).await?, Node::start(&other).await?];
     let accounts: Vec<String> = (0..ACCOUNTS).map(|n| format!("account{n}")).collect();
     for id in &accounts {
@@ -52,7 +52,7 @@ async fn two_nodes_on_one_shard_lose_no_update() -> anyhow::Result<()> {
         // One writer on each node sends every order, so that each id is sent through both nodes.
         for order in orders.iter().skip(writer / nodes.len()).step_by(WRITERS / nodes.len()) {
             let outcome = node.execute_until_definite(&transfer(order, false)?).await?;
-            ensure!(is_posted(&outcome), "{outcome:?}");
+            expect!(is_posted(&outcome), "{outcome:?}");
         }
         Ok(())
     });
@@ -75,15 +75,15 @@ fn change(order: &Order, account: &str) -> i64 {
 /// A node that was frozen while another node took over has old balances in its memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thawed_node_decides_on_nothing_it_remembers() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("thawed").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("thawed").await?;
     let frozen = Node::start(&config).await?;
     open_pair(&frozen, "treasury", "saver").await?;
     let funding = order("treasury", "saver", 100);
     frozen.execute_until_definite(&transfer(&funding, false)?).await?;
     frozen.process().freeze().await?;
 
-    let other = Node::start(&place.another_node("thawed_other", &config.database_url)?).await?;
+    let other = Node::start(&fixture.another_node("thawed_other", &config.database_url)?).await?;
     let spending = order("saver", "treasury", 100);
     ensure!(is_posted(&other.execute_until_definite(&transfer(&spending, false)?).await?));
 
@@ -92,32 +92,31 @@ async fn a_thawed_node_decides_on_nothing_it_remembers() -> anyhow::Result<()> {
     let outcome = frozen.execute_until_definite(&transfer(&order("saver", "treasury", 1), false)?).await?;
     let Outcome::Transfer(TransferOutcome::Done(answer)) = &outcome else { bail!("{outcome:?}") };
     ensure!(matches!(answer.state, TransferState::Rejected { .. }), "the same money was spent twice: {outcome:?}");
-    // The thawed node has not seen the other node's transfer.
+    // The thawed node has not seen the other node's transfer, and must answer it as a replay.
     let outcome = frozen.execute_until_definite(&transfer(&spending, false)?).await?;
-    ensure!(is_posted(&outcome) && format!("{outcome:?}").contains("replayed: true"), "{outcome:?}");
+    expect!(is_posted(&outcome) && format!("{outcome:?}").contains("replayed: true"), "{outcome:?}");
     ensure!(frozen.account("saver").await?.posted == 0);
     books_are_sound(&config.database_url).await
 }
 
-/// A node does not learn that another node has superseded it. Its first read after it thaws already shows what the other node
-/// committed.
+/// Nothing tells a node that another node has superseded it. Its first read after it thaws must already show what the other node committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_superseded_node_answers_no_old_balance() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("superseded").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("superseded").await?;
     let frozen = Node::start(&config).await?;
     open_pair(&frozen, "treasury", "saver").await?;
     frozen.execute_until_definite(&transfer(&order("treasury", "saver", 100), false)?).await?;
     ensure!(frozen.account("saver").await?.posted == 100);
     frozen.process().freeze().await?;
 
-    let other = Node::start(&place.another_node("superseded_other", &config.database_url)?).await?;
+    let other = Node::start(&fixture.another_node("superseded_other", &config.database_url)?).await?;
     for _ in 0..5 {
         other.execute_until_definite(&transfer(&order("saver", "treasury", 10), false)?).await?;
     }
     frozen.process().thaw()?;
     let saver = frozen.account("saver").await?;
-    ensure!(saver.posted == 50, "an old balance: {saver:?}");
+    ensure!(saver.posted == 50, "the balance should be 50: {saver:?}");
     books_are_sound(&config.database_url).await
 }
 
@@ -125,8 +124,8 @@ async fn a_superseded_node_answers_no_old_balance() -> anyhow::Result<()> {
 /// node that stops there holds the lock of the fence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("within_copy").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("within_copy").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "saver").await?;
     let url = &config.database_url;
@@ -136,8 +135,8 @@ async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds() -> an
         Ok((node.execute_until_definite(&payment).await?, begun.elapsed()))
     };
     let ((outcome, waited), is_ended) = database::while_a_lane_is_frozen_within_copy(url, paid).await?;
-    ensure!(is_posted(&outcome), "{outcome:?}");
-    ensure!(waited < Duration::from_secs(2), "the shard was kept out for {waited:?}");
+    expect!(is_posted(&outcome), "{outcome:?}");
+    ensure!(waited < Duration::from_secs(2), "the other node could not serve for {waited:?}");
     ensure!(is_ended, "the frozen session still holds the fence");
     books_are_sound(url).await
 }
@@ -145,8 +144,8 @@ async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds() -> an
 /// The journal is the shard. If an operator changes a balance in the table of accounts, the next fold of the account replaces it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("row_by_hand").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("row_by_hand").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "saver").await?;
     node.execute_until_definite(&transfer(&order("treasury", "saver", 100), false)?).await?;
@@ -163,15 +162,15 @@ async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says() -> anyhow:
 /// no further writes and says why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_does_not_lead_to_the_journal_stops_the_shard() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("version_by_hand").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("version_by_hand").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "saver").await?;
     node.execute_until_definite(&transfer(&order("treasury", "saver", 100), false)?).await?;
     let url = &config.database_url;
     saver_is_folded(url, 2).await?;
     database::run(url, "UPDATE account SET posted = posted - 30, version = version + 1 WHERE id = 'saver'").await?;
-    // Two in one commit, so that the fold finds a row of a version in between.
+    // The node commits two transfers together, so that the fold finds a row of a version in between.
     let spend = || transfer(&order("saver", "treasury", 1), false);
     node.execute(&[spend()?, spend()?]).await?;
     let refused = until("the node refuses writes", Duration::from_secs(10), async || {
@@ -182,7 +181,7 @@ async fn a_row_that_does_not_lead_to_the_journal_stops_the_shard() -> anyhow::Re
         })
     })
     .await?;
-    ensure!(refused.contains("INV-9") && refused.contains("account saver"), "{refused}");
+    expect!(refused.contains("INV-9") && refused.contains("account saver"), "{refused}");
     let row = database::number(url, "SELECT posted FROM account WHERE id = 'saver'").await?;
     ensure!(row == 70, "the row was written over: {row}");
     Ok(())
@@ -196,17 +195,17 @@ async fn saver_is_folded(url: &str, version: i64) -> anyhow::Result<()> {
     .await
 }
 
-/// While another writer's COMMIT is under way, "no such account, nothing is stored" would be a guess: that COMMIT may open
-/// the account, and carry an earlier sending of the same transfer.
+/// While another writer's COMMIT is under way, a node must not answer that an account does not exist and nothing is stored. That COMMIT may
+/// open the account, and may have an earlier copy of the same transfer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("under_way").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("under_way").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "payee").await?;
     let spending = transfer(&order("late", "payee", 1), false)?;
     let unknown = node.execute(from_ref(&spending)).await?;
-    ensure!(
+    expect!(
         matches!(&unknown[..], [Reply::Outcome(Outcome::Transfer(TransferOutcome::DebitNotFound))]),
         "{unknown:?}"
     );
@@ -234,15 +233,15 @@ async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way() -> anyhow:
     let (committed, replies) = tokio::join!(database::run(url, &opening), asked);
     committed?;
     let replies = replies?;
-    ensure!(matches!(&replies[..], [Reply::Outcome(outcome)] if is_posted(outcome)), "{replies:?}");
+    expect!(matches!(&replies[..], [Reply::Outcome(outcome)] if is_posted(outcome)), "{replies:?}");
     books_are_sound(url).await
 }
 
 /// The slot of one account is given to another shard in the database, and the node is not told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_changed_hands_is_refused_and_nothing_written() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("fence").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("fence").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "mover").await?;
     open_pair(&node, "stays", "payee").await?;
@@ -270,14 +269,14 @@ async fn a_slot_that_changed_hands_is_refused_and_nothing_written() -> anyhow::R
         let [Reply::Outcome(Outcome::NotOwner(not_owner))] = &replies[..] else {
             bail!("{operation:?}: {replies:?}")
         };
-        ensure!(not_owner.slot == slot.index() && not_owner.epoch == 2 && not_owner.owner == "s9", "{not_owner:?}");
+        expect!(not_owner.slot == slot.index() && not_owner.epoch == 2 && not_owner.owner == "s9", "{not_owner:?}");
     }
     ensure!(database::number(url, rows).await? == before, "a refused operation left something behind");
 
     // In one batch with others, only the operations on that slot are refused.
     let replies = node.execute(&[refused[0].clone(), transfer(&order("stays", "payee", 5), false)?]).await?;
-    ensure!(matches!(&replies[0], Reply::Outcome(Outcome::NotOwner(_))), "{replies:?}");
-    ensure!(matches!(&replies[1], Reply::Outcome(outcome) if is_posted(outcome)), "{replies:?}");
+    expect!(matches!(&replies[0], Reply::Outcome(Outcome::NotOwner(_))), "{replies:?}");
+    expect!(matches!(&replies[1], Reply::Outcome(outcome) if is_posted(outcome)), "{replies:?}");
     books_are_sound(url).await
 }
 
@@ -291,8 +290,8 @@ fn is_posted(outcome: &Outcome) -> bool {
 /// The slot of one account is given to another shard in the database, and the node is not told. The account's row stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let config = place.shard("listed_slots").await?;
+    let fixture = NodeFixture::new().await?;
+    let config = fixture.shard("listed_slots").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "Payee").await?;
     open_pair(&node, "mover", "payee").await?;
@@ -301,12 +300,12 @@ async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> any
     node.execute_until_definite(&transfer(&order("treasury", "elsewhere", 5), true)?).await?;
 
     let all = vec![range(0, SLOTS - 1)];
-    ensure!(
+    expect!(
         listed(&node, &all).await? == ["Payee", "mover", "payee", "treasury"],
         "{:?}",
         listed(&node, &all).await?
     );
-    ensure!(summed(&node, &all).await? == [("-5".to_owned(), 4)], "{:?}", summed(&node, &all).await?);
+    expect!(summed(&node, &all).await? == [("-5".to_owned(), 4)], "{:?}", summed(&node, &all).await?);
 
     let slot = slot_of("mover").index();
     let epoch = "UPDATE shard_state SET ownership_version = ownership_version + 1";
@@ -318,12 +317,12 @@ async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> any
         let sums = node.sum_balances(sums_request(&slots)).await?;
         ensure!(
             page.accounts.is_empty() && sums.sums.is_empty(),
-            "told of a slot it does not own: {page:?} {sums:?}"
+            "the shard answered for a slot that it does not own: {page:?} {sums:?}"
         );
         for not_owner in [page.not_owner, sums.not_owner] {
-            ensure!(not_owner.len() == 1, "{not_owner:?}");
+            expect!(not_owner.len() == 1, "{not_owner:?}");
             let refused = &not_owner[0];
-            ensure!(refused.slot == u32::from(slot) && refused.epoch == 2 && refused.owner == "s9", "{refused:?}");
+            expect!(refused.slot == u32::from(slot) && refused.epoch == 2 && refused.owner == "s9", "{refused:?}");
         }
     }
     // A list of the slots that the shard owns leaves the row of the lost slot out.
@@ -331,8 +330,8 @@ async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> any
         .into_iter()
         .filter_map(|(first, last)| last.filter(|last| first <= *last).map(|last| range(first, last)))
         .collect();
-    ensure!(listed(&node, &own).await? == ["Payee", "payee", "treasury"], "{:?}", listed(&node, &own).await?);
-    ensure!(summed(&node, &own).await? == [("-12".to_owned(), 3)], "{:?}", summed(&node, &own).await?);
+    expect!(listed(&node, &own).await? == ["Payee", "payee", "treasury"], "{:?}", listed(&node, &own).await?);
+    expect!(summed(&node, &own).await? == [("-12".to_owned(), 3)], "{:?}", summed(&node, &own).await?);
     Ok(())
 }
 
@@ -350,13 +349,13 @@ fn sums_request(slots: &[wire::SlotRange]) -> wire::SumBalancesRequest {
 
 async fn listed(node: &Node, slots: &[wire::SlotRange]) -> anyhow::Result<Vec<String>> {
     let page = node.list_accounts(request(slots)).await?;
-    ensure!(page.not_owner.is_empty() && !page.has_more, "{page:?}");
+    expect!(page.not_owner.is_empty() && !page.has_more, "{page:?}");
     Ok(page.accounts.into_iter().map(|account| account.id).collect())
 }
 
-/// What is posted, and in how many accounts.
+/// The posted amount and the number of accounts.
 async fn summed(node: &Node, slots: &[wire::SlotRange]) -> anyhow::Result<Vec<(String, u64)>> {
     let sums = node.sum_balances(sums_request(slots)).await?;
-    ensure!(sums.not_owner.is_empty(), "{sums:?}");
+    expect!(sums.not_owner.is_empty(), "{sums:?}");
     Ok(sums.sums.into_iter().map(|sum| (sum.posted, sum.accounts)).collect())
 }

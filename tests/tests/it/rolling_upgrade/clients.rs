@@ -1,5 +1,5 @@
-//! Clients beside the mixed load: they send orders again that the version before has answered, read accounts and statements, and measure how
-//! long a shard takes no payments.
+//! Clients that run together with the mixed load. They send orders again that the version before has answered, read accounts and
+//! statements, and measure how long a shard accepts no payments.
 
 use std::{
     sync::{
@@ -13,21 +13,21 @@ use anyhow::{Context, ensure};
 use http::Method;
 use serde_json::{Value, json};
 use testkit::{
-    client::{Answer, Client, Verdict, account_path, escaped},
+    client::{Answer, Client, Verdict, account_path, hold_path},
     cluster::Cluster,
-    history::{ASSET, Attempt, Capture, Life, Order, Record, RunClock, decimal},
+    history::{Attempt, Capture, Life, Order, Record, RunClock, decimal},
     workload::{History, open_account},
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// Transfers from each shard to each shard before the upgrade.
+/// The number of transfers from each shard to each shard before the upgrade.
 const TRANSFERS: usize = 3;
-/// Minor units of an order.
+/// The amount of an order in minor units.
 const AMOUNT: i64 = 200;
-/// Pause of a client between two requests.
+/// The pause of a client between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Pause before a payment is sent again.
+/// The pause before a payment is sent again.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// Orders that were answered before the upgrade.
@@ -66,9 +66,8 @@ impl OldOrders {
                 }
                 let (hold, capture) = (order(), order());
                 let amount = decimal(AMOUNT);
-                let body = json!({"id": hold.id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET});
-                old.ask(&client, "/v1/holds".to_owned(), body).await?;
-                let path = format!("/v1/holds/{}/capture?debit={}", hold.id, escaped(debit));
+                old.ask(&client, "/v1/holds".to_owned(), hold.to_json()).await?;
+                let path = hold_path(hold.id, debit, "/capture");
                 old.ask(&client, path, json!({"id": capture.id, "amount": amount, "final": true})).await?;
                 let capture = posted(capture);
                 old.history.records.push(capture.clone());
@@ -105,7 +104,7 @@ impl OldOrders {
 }
 
 impl OldOrder {
-    /// INV-6
+    /// INV-6: the replay of an order has the same answer as the order.
     fn compare(&self, again: &Answer) -> anyhow::Result<()> {
         let is_same = again.body == self.first.body && again.is_replay();
         ensure!(is_same, "INV-6: {} was answered {}, its replay {}", self.path, self.first.text(), again.text());
@@ -124,13 +123,13 @@ pub struct OtherClients {
     tasks: JoinSet<anyhow::Result<Seen>>,
 }
 
-/// What they have seen.
+/// What the clients have seen.
 #[derive(Default)]
 pub struct Seen {
     pub history: History,
     pub replays: usize,
     pub reads: usize,
-    /// By shard, the longest time between two payments that were acknowledged.
+    /// The longest time between two acknowledged payments, for each shard.
     pub gaps: Vec<(String, Duration)>,
 }
 
@@ -172,7 +171,7 @@ impl OtherClients {
 async fn replay(client: Arc<Client>, old: Arc<OldOrders>, stop: Arc<AtomicBool>) -> anyhow::Result<Seen> {
     let mut seen = Seen::default();
     for order in old.orders.iter().cycle().take_while(|_| !stop.load(Relaxed)) {
-        // The gateway has counted an error.
+        // The gateway counts errors, so they are left out here.
         if let Ok(again) = client.call(client.next_router(), Method::POST, &order.path, Some(&order.body)).await
             && again.status == 200
         {
@@ -184,12 +183,12 @@ async fn replay(client: Arc<Client>, old: Arc<OldOrders>, stop: Arc<AtomicBool>)
     Ok(seen)
 }
 
-/// Reads an account and its statement. The newest entry of the statement has at least the version of the account before, and its versions
-/// have no gap.
+/// Reads an account and then its statement. The newest entry of the statement must have at least the version of the account, and the
+/// versions must have no gap.
 async fn read(client: Arc<Client>, account: String, stop: Arc<AtomicBool>) -> anyhow::Result<Seen> {
     let mut seen = Seen::default();
     while !stop.load(Relaxed) {
-        // The gateway has counted an error.
+        // The gateway counts errors, so they are left out here.
         if let Ok(found) = client.get(client.next_router(), &account_path(&account)).await
             && let Ok(page) =
                 client.get(client.next_router(), &format!("{}/entries?limit=50", account_path(&account))).await
@@ -203,7 +202,7 @@ async fn read(client: Arc<Client>, account: String, stop: Arc<AtomicBool>) -> an
 }
 
 fn compare(account: &Value, page: &Value) -> anyhow::Result<()> {
-    let entries = page["data"].as_array().context("a statement without data")?;
+    let entries = page["data"].as_array().with_context(|| format!("expected data in {page}"))?;
     let versions: Vec<i64> = entries.iter().filter_map(|entry| entry["version"].as_i64()).collect();
     let newest = versions.first().copied().unwrap_or(1);
     ensure!(newest >= account["version"].as_i64().unwrap_or(i64::MAX), "INV-12: {account} is newer than {page}");

@@ -1,4 +1,4 @@
-//! The programs of two versions: the folder from which the cluster runs them, and who runs which.
+//! The programs of two versions: the folder from which the cluster runs them, and the version that each process runs.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use testkit::{
 };
 use tokio::process::Command;
 
-/// Names the folder of the programs of the version before.
+/// The variable that names the folder of the programs of the version before.
 const OLD_PROGRAMS_VARIABLE: &str = "SHARDLEDGER_OLD_BIN";
 const SERVICES: [&str; 2] = ["router", "shard-node"];
-/// How long a drain may take, including the longest request.
+/// The time that a drain may take. It includes the longest request.
 const DRAIN: Duration = Duration::from_secs(40);
-/// How long a start may take on a busy machine.
+/// The time that a start may take on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 /// The folder from which a cluster runs its programs, as an installation has them.
@@ -34,7 +34,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Installs the version before. Without its programs, this version stands for it.
+    /// Installs the version before, or this version if the programs of that one are not given.
     pub fn of_the_version_before() -> anyhow::Result<Self> {
         let old = std::env::var_os(OLD_PROGRAMS_VARIABLE).map(PathBuf::from);
         let programs = Self { folder: Folder::create()?, are_same: old.is_none() };
@@ -54,14 +54,14 @@ impl Programs {
         SERVICES.into_iter().try_for_each(|name| self.install(name, &program(name)?))
     }
 
-    /// The file takes its place at once, as a package manager does it.
+    /// Replaces the file in one step, as a package manager does.
     fn install(&self, name: &str, from: &Path) -> anyhow::Result<()> {
         let (new, place) = (self.folder.path().join(format!("{name}.new")), self.folder.path().join(name));
         let link = || std::fs::hard_link(from, &new).or_else(|_| std::fs::copy(from, &new).map(drop));
         link()
             .and_then(|()| std::fs::rename(&new, &place))
             .with_context(|| format!("cannot install {}", from.display()))?;
-        // The name of a second link to the same file is left by the call.
+        // `rename` leaves the new name if both names are links to the same file.
         let _ = std::fs::remove_file(&new);
         Ok(())
     }
@@ -78,13 +78,13 @@ pub async fn migrate(cluster: &Cluster, shard: usize, how: &str) -> anyhow::Resu
 
 /// A process that is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ServiceProcess {
     FirstNode(usize),
     SecondNode(usize),
     Router(usize),
 }
 
-impl Place {
+impl ServiceProcess {
     pub fn all(status: &Status) -> Vec<Self> {
         let nodes = (0..status.shards.len()).flat_map(|shard| [Self::FirstNode(shard), Self::SecondNode(shard)]);
         nodes.chain((0..status.routers.len()).map(Self::Router)).collect()
@@ -113,7 +113,7 @@ impl Place {
         self.process(status)?.terminate(DRAIN).await.with_context(|| format!("{self:?}"))
     }
 
-    /// Waits until the process that was started in this place says `ready`. The former one must have ended.
+    /// Waits until the new process reports `ready`. The former one must have ended.
     pub async fn ready(self, client: &Client, status: &Status) -> anyhow::Result<()> {
         let url = format!("{}/readyz", self.admin_url(status)?);
         until(&format!("{self:?} is ready"), START, async || {
@@ -123,7 +123,7 @@ impl Place {
         .await
     }
 
-    /// Replaces the process; the supervisor starts what is installed by then.
+    /// Replaces the process. The supervisor starts the program that is installed by then.
     pub async fn replace(self, client: &Client, status: &Status) -> anyhow::Result<()> {
         let begun = Instant::now();
         self.stop(status).await?;
@@ -136,7 +136,7 @@ impl Place {
         Ok(())
     }
 
-    /// Operations that a node has carried out so far.
+    /// The number of operations that a node has executed so far.
     pub async fn operations(self, client: &Client, status: &Status) -> anyhow::Result<u64> {
         let url = format!("{}/status", self.admin_url(status)?);
         let of_node = client.request(Method::GET, &url, None).await?.json()?;
@@ -144,13 +144,16 @@ impl Place {
     }
 }
 
-/// The commit that each process was built from, as it says itself.
-pub async fn commits(client: &Client, status: &Status) -> anyhow::Result<BTreeMap<Place, String>> {
+/// The commit from which each process was built, as the process reports it.
+pub async fn commits(client: &Client, status: &Status) -> anyhow::Result<BTreeMap<ServiceProcess, String>> {
     let mut commits = BTreeMap::new();
-    for place in Place::all(status) {
+    for place in ServiceProcess::all(status) {
         let url = format!("{}/version", place.admin_url(status)?);
         let version = client.request(Method::GET, &url, None).await?.json()?;
-        commits.insert(place, version["commit"].as_str().context("no commit")?.to_owned());
+        commits.insert(
+            place,
+            version["commit"].as_str().with_context(|| format!("expected commit in {version}"))?.to_owned(),
+        );
     }
     Ok(commits)
 }

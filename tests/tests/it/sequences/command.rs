@@ -1,10 +1,10 @@
-//! What a sequence is made of, before it is played: accounts and earlier requests are named by number, so that a sequence
-//! still means something after parts of it are taken away.
+//! The parts of a sequence before it is played. It names accounts and earlier requests by numbers, so that a sequence is still valid after
+//! parts of it are removed.
 
 use model::{Asset, Status};
 use proptest::{collection::vec, option, prelude::*};
 
-/// Accounts to begin with, and what is done with them.
+/// The accounts of a sequence, and the commands.
 #[derive(Debug, Clone)]
 pub struct Sequence {
     pub accounts: Vec<Opening>,
@@ -14,14 +14,14 @@ pub struct Sequence {
 /// An account of the sequence.
 #[derive(Debug, Clone)]
 pub struct Opening {
-    /// Modulo the number of shards.
+    /// The number of the shard, modulo the number of shards.
     pub shard: usize,
     pub terms: Terms,
-    /// Paid in before the commands begin.
+    /// The money that is paid in before the commands begin.
     pub funds: i64,
 }
 
-/// What an account is opened with. Limits: `None` is none.
+/// The terms of a new account. A limit of `None` means that there is no limit.
 #[derive(Debug, Clone)]
 pub struct Terms {
     pub asset: Asset,
@@ -30,14 +30,14 @@ pub struct Terms {
     pub tagged: bool,
 }
 
-/// An account of the sequence by number, modulo how many there are; 0 pays in the first funds.
+/// The number of an account of the sequence, modulo the number of accounts. Account 0 pays in the first funds.
 pub type Nth = usize;
 
-/// The account that nobody opens but a command.
+/// The account that only a command opens.
 pub const UNOPENED: Nth = usize::MAX;
 
-/// How many there are between something earlier and now, modulo how many there are at all. So what lies before it can be
-/// taken away from a sequence, and the number still means the same.
+/// How far back something earlier is, counted from now, modulo the number of all such things. The number keeps its meaning if earlier parts
+/// of the sequence are removed.
 pub type Back = usize;
 
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub enum Command {
         account: Nth,
         terms: Terms,
     },
-    /// One that is there: several contents go together in one batch.
+    /// Opens an existing account again. Several contents go into one batch.
     OpenAgain {
         account: Nth,
         contents: Vec<Content>,
@@ -59,7 +59,7 @@ pub enum Command {
         item: Item,
         dry_run: bool,
     },
-    /// `together`: between accounts of one shard, where there are two.
+    /// With `together`, the payments are between accounts of one shard, if it has two.
     PayBatch {
         items: Vec<Item>,
         atomic: bool,
@@ -84,26 +84,26 @@ pub enum Command {
         id: IdChoice,
         amount: Option<i64>,
     },
-    /// An earlier request once more, as it was or with one field changed.
+    /// Sends an earlier request once more, unchanged or with one field changed.
     Again {
         request: Nth,
         alteration: Option<Alteration>,
         spelt_shorter: bool,
     },
     Show {
-        what: Shown,
+        what: ShownResource,
         of: Reference,
     },
-    /// Until every hold that expires soon has.
+    /// Waits until every hold that expires soon has expired.
     Wait,
 }
 
-/// What an account is opened with again.
+/// The content with which an account is opened again.
 #[derive(Debug, Clone, Copy)]
 pub enum Content {
     AsOpened,
     AsItIs,
-    /// As it was opened but for this.
+    /// The content of the first opening with this alteration.
     Altered(Alteration),
 }
 
@@ -113,7 +113,7 @@ pub enum Change {
     Overdraft(Option<i64>),
     MaxBalance(Option<i64>),
     Tag(bool),
-    /// All of it at once.
+    /// Closes the account and changes its overdraft in one request.
     Close {
         overdraft: i64,
     },
@@ -133,7 +133,7 @@ pub struct Item {
 #[derive(Debug, Clone, Copy)]
 pub enum IdChoice {
     New,
-    /// Of any earlier transfer or hold.
+    /// The id of an earlier transfer or hold.
     Used(Back),
 }
 
@@ -142,25 +142,25 @@ pub enum IdChoice {
 pub struct Reference {
     pub back: Back,
     pub among: Among,
-    /// With `?debit=`.
+    /// Whether the URL has `?debit=`.
     pub tells_debit: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub enum Among {
-    /// Those that were not refused.
+    /// Only transfers or holds that were not refused.
     Accepted,
     All,
-    /// Something that never was.
+    /// An id that was never used.
     None,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub enum Expiry {
     Never,
-    /// Long after the test.
+    /// The hold expires long after the test.
     Far,
-    /// While the test waits.
+    /// The hold expires while the test waits.
     Soon,
 }
 
@@ -176,16 +176,16 @@ pub enum Alteration {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Shown {
+pub enum ShownResource {
     Account,
     Transfer,
     Hold,
 }
 
-/// More than any account can take twice.
+/// An amount that no account can receive twice.
 pub const HUGE: i64 = i64::MAX;
 
-/// Commands after the accounts are set up.
+/// The largest number of commands after the accounts are set up.
 const LONGEST: usize = 14;
 
 pub fn sequences() -> impl Strategy<Value = Sequence> {
@@ -215,7 +215,7 @@ fn max_balance() -> impl Strategy<Value = Option<i64>> {
     prop_oneof![5 => Just(None), 1 => (0..=20_i64).prop_map(|n| Some(n * 100))]
 }
 
-/// Few and small, so that what is left, what is too much and what is just enough are all frequent.
+/// The amounts are few and small, so that requests often ask for too much, for less than there is, and for exactly all.
 fn amount() -> impl Strategy<Value = i64> {
     prop_oneof![10 => (1..=10_i64).prop_map(|n| n * 100), 2 => 1..=1_000_i64]
 }
@@ -299,6 +299,6 @@ fn alteration() -> impl Strategy<Value = Alteration> {
     ]
 }
 
-fn shown() -> impl Strategy<Value = Shown> {
-    prop_oneof![Just(Shown::Account), Just(Shown::Transfer), Just(Shown::Hold)]
+fn shown() -> impl Strategy<Value = ShownResource> {
+    prop_oneof![Just(ShownResource::Account), Just(ShownResource::Transfer), Just(ShownResource::Hold)]
 }

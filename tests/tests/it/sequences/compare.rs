@@ -1,4 +1,4 @@
-//! What must be equal: the answers of the model and of the routers, the statements of accounts, and the state when a sequence has ended.
+//! Compares the answers of the model and of the routers, the statements of accounts, and the state after a sequence.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use super::{
     wire::Spelling,
 };
 
-/// Members that the model does not know: texts for people, and values of one exchange or one shard.
+/// Members that the model does not know. They are texts for people, and values of one exchange or one shard.
 const UNKNOWN: [&str; 11] = [
     "title",
     "detail",
@@ -27,12 +27,12 @@ const UNKNOWN: [&str; 11] = [
 
 /// How much of a transfer must be equal.
 ///
-/// The items of one batch have the outcome that they would have one after another. If some of them are sagas, others go on meanwhile, so
-/// that the balances of a debit account right after an item can differ from the model's. They are then compared with the journal.
+/// The items of one batch have the outcome that they would have one after another. While some of them are sagas, other items go on, so the
+/// balances of a debit account right after an item can differ from the model's. They are then compared with the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exactness {
     Whole,
-    /// All but `debit_account`.
+    /// Everything except `debit_account` must be equal.
     WithoutBalances,
 }
 
@@ -91,14 +91,14 @@ fn faceless(body: &Value) -> Value {
     }
 }
 
-/// The body of an answer without values of the one exchange.
+/// The body of an answer without the values of one exchange.
 pub fn without_request(body: &Value) -> Value {
     let mut body = body.clone();
     body.as_object_mut().map(|members| members.remove("request_id"));
     body
 }
 
-/// Whether the steps or sums of a shard that could not be asked in time are missing. Only a busy machine gives such an answer.
+/// Whether the steps or sums of a shard are missing that did not answer in time. Only a busy machine gives such an answer.
 pub fn is_incomplete(expected: &Answer, found: &Answer) -> bool {
     // A transfer without steps has an empty list. A missing list is another case.
     let steps = |answer: &Answer| answer.body["steps"].as_array().map(Vec::len);
@@ -106,7 +106,8 @@ pub fn is_incomplete(expected: &Answer, found: &Answer) -> bool {
     found.status == 200 && expected.status == 200 && lacks
 }
 
-/// The whole journal of an account, oldest first. The lines of one batch may come in any order, as long as they add up.
+/// Compares the whole journal of an account, oldest entry first. The entries of one batch may come in any order if their balances follow
+/// from their amounts.
 pub fn statements(account: &Account, found: &[Value]) -> String {
     let expected = account.statement();
     let mut lines = String::new();
@@ -136,7 +137,7 @@ fn is_of_one_transfer(group: &[Entry]) -> bool {
     group.iter().all(|entry| entry.transfer == group[0].transfer || entry.transfer.is_none())
 }
 
-/// An entry without its position in the journal.
+/// The text of an entry without its position in the journal.
 fn movement(entry: &Value) -> String {
     ["kind", "transfer_id", "hold_id", "counterparty", "amount"].map(|member| entry[member].to_string()).join(" ")
 }
@@ -200,7 +201,7 @@ impl Play<'_> {
         Err(Stop::Differs(format!("the statement of {}:\n{differences}", account.id)))
     }
 
-    /// Checks that the stored transfer or hold has what was answered first.
+    /// Checks that the stored transfer or hold has the values of the first answer.
     fn check_lasting(&self, found: &Value, first: Option<&Value>) -> Result<(), Stop> {
         let Some(first) = first else { return Ok(()) };
         for member in LASTING {
@@ -212,8 +213,8 @@ impl Play<'_> {
     }
 }
 
-/// Checks that `debit_account` has the balances of the journal at that version. The last entry of a final capture is the release of what
-/// remains of its hold. (A batch that is refused as a whole may name an id that a final capture uses later.)
+/// Checks that `debit_account` has the balances of the journal at that version. The last entry of a final capture is the release of the
+/// rest of its hold. (A batch that is refused as a whole may name an id that a final capture uses later.)
 fn check_balances_by_journal(transfer: &Value, journals: &[(String, Vec<Value>)]) -> Result<(), Stop> {
     let after = &transfer["debit_account"];
     if after.is_null() {

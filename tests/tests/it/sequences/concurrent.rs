@@ -1,7 +1,8 @@
-//! Several clients at once on a few accounts of two shards: a serial order must explain every answer, and what reads show of each
-//! account (`model::linearizability`). A refusal that is stored must follow from that order; 409 `undetermined` has no effect.
+//! Several clients send requests about a few accounts of two shards at the same time. A serial order must explain every answer, and what
+//! reads show of each account (`model::linearizability`). A stored refusal must follow from that order. A request that is answered 409
+//! `undetermined` has no effect.
 //!
-//! `HISTORIES` says how many histories are played; `SEED` repeats the choices of a run, and `ONLY` those of one history.
+//! `HISTORIES` is the number of histories that are played. `SEED` repeats the choices of a run, and `ONLY` those of one history.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,9 +28,9 @@ use testkit::{
     seed::{Random, Seed},
 };
 
-use super::wire::{Call as HttpCall, Spelling};
+use super::wire::{HttpRequest, Spelling};
 
-/// Histories, unless the environment says otherwise.
+/// The number of histories, unless the environment sets another.
 const HISTORIES: usize = 40;
 const AT_ONCE: usize = 6;
 const CLIENTS: usize = 4;
@@ -41,27 +42,27 @@ const MOST_UNDECIDED_PERCENT: usize = 5;
 /// The time limit of one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long the outcome of a request may be uncertain.
+/// The time within which a request must have a definite answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The letters of the accounts with their shards. The first one only pays in the funds, and the last one is closed.
+/// The letters of the accounts with their shards. The first account only pays in the funds, and the last one is closed.
 const ACCOUNTS: [(char, &str); 5] = [('A', "s0"), ('B', "s0"), ('C', "s0"), ('D', "s1"), ('E', "s1")];
 
 type LedgerCall = Call<Request, Said>;
 
-/// What a history consists of.
+/// The accounts and requests of a history.
 struct Plan {
     shard_of: BTreeMap<String, String>,
     accounts: Vec<String>,
     set_up: Vec<Request>,
-    /// For each client.
+    /// The requests of each client.
     requests: Vec<Vec<Request>>,
 }
 
-/// What is referred to by later requests of a plan.
+/// Payments and holds to which later requests of a plan refer.
 #[derive(Default)]
 struct Referred {
-    /// Payments with debit and credit.
+    /// The payments with their debit and credit accounts.
     payments: Vec<Payment>,
     holds: Vec<NewHold>,
     all: Vec<Request>,
@@ -98,7 +99,7 @@ fn opening(n: usize, id: &str, random: &mut Random) -> Request {
     Request::OpenAccount(NewAccount { id, asset, overdraft, max_balance, metadata })
 }
 
-/// The largest amount, in whole dollars.
+/// Draws an amount of whole dollars in minor units. `most` is the largest number of dollars.
 fn minor(random: &mut Random, most: usize) -> i64 {
     100 * i64::try_from(1 + random.below(most)).unwrap_or(1)
 }
@@ -174,11 +175,11 @@ impl Referred {
 struct Played {
     initial: Ledger,
     calls: Vec<LedgerCall>,
-    /// What reads showed of an account while transfers were under way: minor units.
+    /// The balances that reads showed of an account while transfers were under way, in minor units.
     reads: Vec<(String, Call<Change, i64>)>,
 }
 
-/// An answer, or the fact that no answer tells anything.
+/// What the client learned from an answer.
 enum Told {
     Said(Said),
     /// The request had no effect, or the answer tells nothing about its effect.
@@ -202,7 +203,7 @@ impl Player<'_> {
             let expected = Said::of(expected.status, &expected.body);
             match self.ask(0, request).await? {
                 Told::Said(said) => ensure!(said == expected, "{request:?} was answered {said:?}"),
-                Told::Nothing => anyhow::bail!("{request:?} was not carried out"),
+                Told::Nothing => anyhow::bail!("{request:?} was not executed"),
             }
         }
         let mut played = Played { initial: ledger, calls: Vec::new(), reads: Vec::new() };
@@ -228,7 +229,7 @@ impl Player<'_> {
         for account in &plan.accounts {
             let (invoked, operation) = (self.now(), Request::ShowAccount(account.clone()));
             let Told::Said(answer) = self.ask(CLIENTS, &operation).await? else {
-                anyhow::bail!("a read of {account} is no answer");
+                anyhow::bail!("the final read of {account} has no answer");
             };
             let end = End::Answered { returned: self.now(), answer };
             let call = Call { client: CLIENTS, operation, invoked, end };
@@ -238,11 +239,11 @@ impl Player<'_> {
         Ok(played)
     }
 
-    /// Sends a request until its outcome is certain.
+    /// Repeats a request until its answer is definite.
     async fn ask(&self, client: usize, request: &Request) -> anyhow::Result<Told> {
-        let HttpCall { method, path, body } = HttpCall::of(request, Spelling::Full, Asset::USD);
+        let HttpRequest { method, path, body } = HttpRequest::of(request, Spelling::Full, Asset::USD);
         let asked = Instant::now();
-        // An earlier attempt may have had an effect, or may have one yet.
+        // Whether an earlier attempt may have had an effect or may still have one.
         let mut is_open = false;
         for attempt in 0.. {
             let router = (client + attempt) % self.client.routers();
@@ -260,14 +261,15 @@ impl Player<'_> {
                     }
                 },
             }
-            ensure!(asked.elapsed() < PATIENCE, "{request:?} has no certain answer");
+            ensure!(asked.elapsed() < PATIENCE, "{request:?} has no definite answer after {PATIENCE:?}");
             tokio::time::sleep(PAUSE).await;
         }
-        anyhow::bail!("an attempt has every number")
+        anyhow::bail!("unreachable: the range of attempts has no end")
     }
 }
 
-/// A transfer between two shards is decided before its source knows. Until then, the source shows it as pending, and its hold as it was.
+/// Whether the answer binds later ones. A transfer between two shards is decided before its source knows. Until then, the source shows the
+/// transfer as pending, and its hold unchanged.
 fn binds(request: &Request, body: &Value) -> bool {
     match request {
         Request::ShowTransfer(_) => body["status"] != "pending",
@@ -284,11 +286,11 @@ fn read_of(call: &LedgerCall) -> anyhow::Result<Call<Change, i64>> {
     Ok(Call { client: call.client, operation: Change::Read, invoked: call.invoked, end })
 }
 
-/// Debit, credit, amount and id of a transfer.
+/// The debit account, the credit account, the amount and the id of a transfer.
 type Moved = (String, String, i64, String);
 
 impl Played {
-    /// The holds and payments that requests name.
+    /// The transfer that a request orders. Captures and reversals take it from the hold or payment that they name.
     fn moved(&self, request: &Request) -> Option<Moved> {
         match request {
             Request::Pay { order, .. } => {
@@ -310,14 +312,15 @@ impl Played {
         }
     }
 
-    /// The requests that concern one account, for the rules of reads. A request that was sent several times takes effect before its first answer.
+    /// The requests that concern one account, for the rules of reads. A request that was sent several times has its effect before its first
+    /// answer.
     fn changes_of(&self, account: &str) -> Vec<Call<Change, i64>> {
         let mut transfers: HashMap<(String, String), (Moved, u64, u64, bool)> = HashMap::new();
         for call in &self.calls {
             let Some(moved) = self.moved(&call.operation) else { continue };
             let End::Answered { returned, answer } = &call.end else { continue };
             let is_posted = answer.word == "posted";
-            // The debit side refused it, or there is no hold or original, so that nothing was reserved.
+            // Nothing was reserved, because the debit side refused the request, or there is no such hold or original.
             if !is_posted && (answer.side.as_deref() == Some("debit") || answer.status == 404) {
                 continue;
             }
@@ -344,7 +347,7 @@ impl Played {
         changes
     }
 
-    /// The answers that no order explains. `None` means that the history is undecided.
+    /// Looks for a serial order. The error lists the answers that no order explains. `None` means that the history is undecided.
     fn judge(&self) -> Option<Result<(), String>> {
         for part in parts(&self.calls, |request| self.accounts_of(request)) {
             match check(&Decisions, &Books::of(self.initial.clone()), &part, MOST_STATES) {
@@ -389,7 +392,8 @@ impl Played {
     }
 }
 
-/// One line a call, as it was sent: client, microseconds, request, answer. `#` is its place in the longest order that was found.
+/// The calls in the order in which they were sent, one on each line: client, microseconds, request, answer. `#` is the place of the call in
+/// the longest order that was found.
 fn transcript<O: std::fmt::Debug, A: std::fmt::Debug>(calls: &[Call<O, A>], order: &[usize]) -> String {
     let mut text = String::new();
     let mut sorted: Vec<usize> = (0..calls.len()).collect();
@@ -455,6 +459,5 @@ async fn concurrent_requests_have_a_serial_order() -> anyhow::Result<()> {
     drop(histories);
     eprintln!("{all} histories in {:.1?}, {undecided} undecided\n{answers:#?}", begun.elapsed());
     ensure!(undecided * 100 <= all * MOST_UNDECIDED_PERCENT, "{undecided} of {all} histories are undecided");
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }

@@ -1,4 +1,4 @@
-//! One sequence, played to the model and to the routers.
+//! Plays one sequence to the model and to the routers.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -18,24 +18,24 @@ use super::{
     compare,
     script::{SOON_S, Script},
     tally::{EXPIRED_IN_TIME, EXPIRED_LATE, EXPIRED_LATE_IN_A_RUSH, INCOMPLETE, Tally},
-    wire::{Call, Spelling, Transcript},
+    wire::{HttpRequest, Spelling, Transcript},
 };
 
-/// How often a request that was not executed is sent again, and after what time.
+/// How often a request that was not executed is sent again, and after what pause.
 const RESENT: usize = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The contract: within this time after a hold expired, its amount is available again.
+/// The contract promises that the amount of a hold is available again within this time after its expiry.
 const EXPIRY_GRACE: Duration = Duration::from_secs(1);
 /// A machine that is not busy reads a hold within this time.
 const AT_LEISURE: Duration = Duration::from_millis(100);
 /// A hold expires within this time even on a busy machine.
 const EXPIRED_AT_LAST: Duration = Duration::from_secs(20);
-/// How long before a hold expires the sequence pauses, because the order of its requests and the expiry would not be known.
+/// The sequence pauses this long before a hold expires, because the order of its requests and the expiry would be unknown.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(2);
 
-/// What all sequences of a run share.
-pub struct Stage {
+/// The client and the counters that all sequences of a run share.
+pub struct SharedState {
     pub client: Client,
     pub placement: Placement,
     pub shards: usize,
@@ -52,7 +52,7 @@ pub enum Outcome {
     Differs(String),
 }
 
-/// Why a sequence ended early.
+/// The reason why a sequence ended early.
 pub enum Stop {
     Undecided(String),
     Differs(String),
@@ -68,16 +68,16 @@ impl From<anyhow::Error> for Stop {
 
 /// A sequence being played.
 pub struct Play<'a> {
-    pub stage: &'a Stage,
+    pub shared: &'a SharedState,
     pub ledger: Ledger,
     pub script: Script,
     pub transcript: Transcript,
-    /// The beginning of the ids of its accounts, and of no other accounts.
+    /// The beginning of the ids of the sequence's accounts. No other account begins with it.
     pub prefix: String,
     /// The answers to the first request for each transfer and hold.
     first_answers: HashMap<(Stored, String, String), Value>,
     expiring: Vec<Expiring>,
-    /// Transfers whose first request was a batch over several shards; see [`compare::Exactness`].
+    /// Transfers whose first request was a batch over several shards. See [`compare::Exactness`].
     pub overlapping: HashSet<(String, String)>,
     router: usize,
 }
@@ -95,9 +95,9 @@ pub enum Stored {
     Hold,
 }
 
-pub async fn play(stage: &Stage, sequence: &Sequence) -> anyhow::Result<Outcome> {
-    let number = stage.played.fetch_add(1, Relaxed);
-    let mut play = Play::new(stage, number, &sequence.accounts)?;
+pub async fn play(shared: &SharedState, sequence: &Sequence) -> anyhow::Result<Outcome> {
+    let number = shared.played.fetch_add(1, Relaxed);
+    let mut play = Play::new(shared, number, &sequence.accounts)?;
     match play.run(sequence).await {
         Ok(()) => Ok(Outcome::Agreed),
         Err(Stop::Undecided(why)) => Ok(Outcome::Undecided(why)),
@@ -107,22 +107,22 @@ pub async fn play(stage: &Stage, sequence: &Sequence) -> anyhow::Result<Outcome>
 }
 
 impl<'a> Play<'a> {
-    fn new(stage: &'a Stage, number: usize, accounts: &[Opening]) -> anyhow::Result<Self> {
+    fn new(shared: &'a SharedState, number: usize, accounts: &[Opening]) -> anyhow::Result<Self> {
         let sequence = format!("m{number}-");
         let shards = accounts.iter().map(|opening| opening.shard);
         let (mut names, mut transcript) = (Vec::new(), Transcript::default());
         // There are two accounts more than in the sequence: one pays the first funds, and one is not opened.
         for (index, shard) in [0].into_iter().chain(shards).chain([0]).enumerate() {
             let letter = char::from(b'A' + u8::try_from(index).unwrap_or(25));
-            let shard = format!("s{}", shard % stage.shards);
-            let name = stage.placement.account_on(&shard, &format!("{sequence}{letter}"), 0)?;
+            let shard = format!("s{}", shard % shared.shards);
+            let name = shared.placement.account_on(&shard, &format!("{sequence}{letter}"), 0)?;
             transcript.call(&name, &format!("{letter}@{shard}"));
             names.push((name, shard));
         }
         let ledger = Ledger::new(names.iter().cloned().collect::<BTreeMap<_, _>>());
         let names = names.into_iter().map(|(name, _)| name).collect();
         Ok(Self {
-            stage,
+            shared,
             ledger,
             script: Script::new(names),
             transcript,
@@ -168,14 +168,14 @@ impl<'a> Play<'a> {
 
     /// A busy machine may be late. The tally counts how often.
     async fn see_expired(&mut self, hold: &Named) -> Result<(), Stop> {
-        let call = Call::of(&Request::ShowHold(hold.clone()), Spelling::Full, Asset::USD);
+        let call = HttpRequest::of(&Request::ShowHold(hold.clone()), Spelling::Full, Asset::USD);
         let asked = Instant::now();
         if self.send(&call).await?.body["status"] != "held" {
-            self.stage.tally.note(EXPIRED_IN_TIME);
+            self.shared.tally.note(EXPIRED_IN_TIME);
             return Ok(());
         }
         // A machine that is too busy to read is too busy to expire holds in time.
-        self.stage.tally.note(if asked.elapsed() < AT_LEISURE { EXPIRED_LATE } else { EXPIRED_LATE_IN_A_RUSH });
+        self.shared.tally.note(if asked.elapsed() < AT_LEISURE { EXPIRED_LATE } else { EXPIRED_LATE_IN_A_RUSH });
         let begun = Instant::now();
         while begun.elapsed() < EXPIRED_AT_LAST {
             tokio::time::sleep(PAUSE).await;
@@ -186,10 +186,10 @@ impl<'a> Play<'a> {
         Err(Stop::Differs(format!("  hold {} does not expire\n", hold.id)))
     }
 
-    /// Sends a request to the model and to the routers. The answers must be the same. Gives the routers' answer.
+    /// Sends a request to the model and to the routers. The answers must be the same. Returns the routers' answer.
     pub async fn exchange(&mut self, request: &Request, spelling: Spelling) -> Result<Answer, Stop> {
-        let call = Call::of(request, spelling, self.asset(request));
-        // This comes before the request is applied; whatever the request refers to exists already.
+        let call = HttpRequest::of(request, spelling, self.asset(request));
+        // The script remembers the request before it is applied, because everything to which the request refers exists already.
         self.script.remember(request, &self.ledger);
         self.note_overlaps(request);
         let expected = self.ledger.apply(request);
@@ -199,13 +199,13 @@ impl<'a> Play<'a> {
             if !compare::is_incomplete(&expected, &found) {
                 break;
             }
-            self.stage.tally.note(INCOMPLETE);
+            self.shared.tally.note(INCOMPLETE);
             tokio::time::sleep(PAUSE).await;
             found = self.send(&call).await?;
         }
         self.transcript.exchange(call.clone(), &expected, &found);
-        self.stage.tally.count(&call, &expected);
-        self.stage.tally.count_openings(request, &self.ledger);
+        self.shared.tally.count(&call, &expected);
+        self.shared.tally.count_openings(request, &self.ledger);
 
         let answered = Instant::now();
         if self.expiring.iter().any(|hold| hold.earliest <= answered) {
@@ -217,7 +217,7 @@ impl<'a> Play<'a> {
         {
             let hold = Named { id: order.id.clone(), debit: Some(order.debit.clone()) };
             let life = Duration::from_secs(u64::from(SOON_S));
-            // The shard read its clock between the two moments.
+            // The shard read its clock between these two moments.
             self.expiring.push(Expiring { hold, earliest: sent + life, latest: answered + life });
         }
         let exact = self.exactness(&expected);
@@ -229,18 +229,18 @@ impl<'a> Play<'a> {
         Ok(found)
     }
 
-    pub async fn send(&mut self, call: &Call) -> Result<Answer, Stop> {
+    pub async fn send(&mut self, call: &HttpRequest) -> Result<Answer, Stop> {
         for _ in 0..RESENT {
             self.router += 1;
-            let router = self.router % self.stage.client.routers();
-            let answer = self.stage.client.call(router, call.method.clone(), &call.path, call.body.as_ref()).await;
+            let router = self.router % self.shared.client.routers();
+            let answer = self.shared.client.call(router, call.method.clone(), &call.path, call.body.as_ref()).await;
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(lost) if lost.not_sent => {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                // The request may have been executed. Sent again it might be a replay of itself.
+                // The request may have been executed. If it were sent again, it might be a replay of itself.
                 Err(lost) => return Err(Stop::Undecided(format!("{} {}: {lost}", call.method, call.path))),
             };
             match answer.status {
@@ -253,7 +253,7 @@ impl<'a> Play<'a> {
         Err(Stop::Undecided(format!("{} {} was never executed", call.method, call.path)))
     }
 
-    /// Checks that a replay is the first answer, word for word.
+    /// Checks that a replay has the first answer, word for word.
     fn check_first_answer(&mut self, request: &Request, found: &Answer, replayed: bool) -> Result<(), Stop> {
         let Some(key) = self.stored_by(request, found) else { return Ok(()) };
         let body = compare::without_request(&found.body);
@@ -297,7 +297,7 @@ impl<'a> Play<'a> {
 
     fn note_overlaps(&mut self, request: &Request) {
         if let Request::PayBatch { items, atomic: false } = request
-            && self.stage.shards > 1
+            && self.shared.shards > 1
         {
             let known = |key: &(String, String)| self.ledger.transfers().any(|transfer| transfer.order.key() == *key);
             let keys = items.iter().map(|item| (item.debit.clone(), item.id.clone())).filter(|key| !known(key));
@@ -328,7 +328,7 @@ impl<'a> Play<'a> {
     }
 
     pub async fn get(&mut self, path: String) -> Result<Value, Stop> {
-        let call = Call { method: http::Method::GET, path, body: None };
+        let call = HttpRequest { method: http::Method::GET, path, body: None };
         let found = self.send(&call).await?;
         self.transcript.read(call.clone());
         match found.status {

@@ -1,4 +1,4 @@
-//! What the numbers in commands stand for while a sequence is played: its accounts, and what was requested so far.
+//! The meaning of the numbers in commands while a sequence is played: its accounts, and the requests so far.
 
 use model::{
     Account, Asset, Capture, Changes, Fate, Hold, HoldState, Id, Ledger, Metadata, Named, NewAccount, NewHold,
@@ -9,27 +9,26 @@ use uuid::Uuid;
 use super::{
     command::{
         Alteration, Among, Back, Change, Command, Content, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence,
-        Shown, Terms, UNOPENED,
+        ShownResource, Terms, UNOPENED,
     },
     wire::Spelling,
 };
 
-/// Longer than any test, and shorter than one could wait for.
+/// An expiry that is later than the end of any test.
 const FAR_S: u32 = 86_400;
-/// As short as a busy machine can do something before.
+/// An expiry that comes while the test waits. A busy machine can still execute requests before it.
 pub const SOON_S: u32 = 3;
-/// What is asked for instead of [`HUGE`] where the accounts are on two shards: the in-transit account of all sequences would
-/// be full.
+/// The amount that is ordered instead of [`HUGE`] between two shards, because [`HUGE`] would fill the in-transit account of all sequences.
 const NOT_HUGE: i64 = 300;
 
-/// The meaning of numbers.
+/// The meaning of the numbers in commands.
 #[derive(Debug)]
 pub struct Script {
-    /// The first pays in the first funds, and the last is opened by nobody but a command.
+    /// The first account pays in the first funds. Only a command opens the last one.
     accounts: Vec<String>,
-    /// That can be sent again.
+    /// The requests that can be sent again.
     requests: Vec<Request>,
-    /// That may be stored, with their debit accounts.
+    /// The transfers that may be stored, with their debit accounts.
     transfers: Vec<Named>,
     holds: Vec<Named>,
 }
@@ -47,7 +46,7 @@ impl Script {
         &self.holds
     }
 
-    /// Opens the accounts, and pays in their funds from one that has no limit.
+    /// The requests that open the accounts and pay in their funds from an account without limit.
     pub fn set_up(&self, sequence: &Sequence) -> Vec<Request> {
         let [bank, accounts @ ..] = &self.accounts[..] else { return Vec::new() };
         let openings = sequence.accounts.iter().zip(accounts);
@@ -73,7 +72,7 @@ impl Script {
         requests
     }
 
-    /// The request a command comes to; `None` where there is nothing to refer to.
+    /// The request of a command. `None` if the thing to which the command refers does not exist.
     pub fn request(&self, command: &Command, ledger: &Ledger) -> Option<(Request, Spelling)> {
         let request = match command {
             Command::Wait => return None,
@@ -133,14 +132,16 @@ impl Script {
                 id: self.id(*id),
                 amount: *amount,
             }),
-            Command::Show { what: Shown::Account, of } => Request::ShowAccount(self.account(of.back).to_owned()),
-            Command::Show { what: Shown::Transfer, of } => Request::ShowTransfer(self.transfer(*of, ledger)?),
-            Command::Show { what: Shown::Hold, of } => Request::ShowHold(self.hold(*of, ledger)?),
+            Command::Show { what: ShownResource::Account, of } => {
+                Request::ShowAccount(self.account(of.back).to_owned())
+            }
+            Command::Show { what: ShownResource::Transfer, of } => Request::ShowTransfer(self.transfer(*of, ledger)?),
+            Command::Show { what: ShownResource::Hold, of } => Request::ShowHold(self.hold(*of, ledger)?),
         };
         Some((tamed(request, ledger), Spelling::Full))
     }
 
-    /// Keeps what later commands may refer to.
+    /// Keeps everything to which later commands may refer.
     pub fn remember(&mut self, request: &Request, ledger: &Ledger) {
         let transfer = |id: &Id, debit: &str| Named { id: id.clone(), debit: Some(debit.to_owned()) };
         match request {
@@ -188,7 +189,7 @@ impl Script {
             Some(among) => [item.debit, item.credit].map(|nth| among[nth % among.len()].as_str()),
             None => [item.debit, item.credit].map(|nth| self.account(nth)),
         };
-        // Now and then from an account to itself, but not as often as numbers meet.
+        // Some payments are from an account to itself, but fewer than the equal numbers would give.
         let credit = if credit == debit && item.amount % 7 != 0 { self.other(debit) } else { credit };
         let asset = item.asset.or(ledger.account(debit).map(|account| account.asset)).unwrap_or(Asset::USD);
         Payment {
@@ -256,7 +257,7 @@ impl Script {
         self.accounts.iter().find(|account| *account != than).map_or(than, String::as_str)
     }
 
-    /// An account that is neither.
+    /// An account that is neither of the two.
     fn third(&self, debit: &str, credit: &str) -> String {
         let third = self.accounts.iter().find(|account| *account != debit && *account != credit);
         third.map_or_else(|| credit.to_owned(), Clone::clone)
@@ -292,7 +293,7 @@ fn refer(known: &[Named], reference: Reference, is_accepted: impl Fn(&Named) -> 
     Some(Named { id: named.id.clone(), debit: named.debit.clone().filter(|_| tells_debit) })
 }
 
-/// So many before the last one.
+/// The item that is this many before the last one.
 fn back<T>(items: &[T], steps: Back) -> Option<&T> {
     items.iter().rev().nth(steps % items.len().max(1))
 }
@@ -359,7 +360,7 @@ fn other_amount(amount: i64) -> i64 {
     if amount > 100 { amount - 100 } else { amount + 100 }
 }
 
-/// Keeps what has one right answer and concerns nobody else's accounts.
+/// Changes a request so that it has one right answer and concerns no accounts of other sequences.
 fn tamed(mut request: Request, ledger: &Ledger) -> Request {
     let tame = |debit: &str, credit: &str, amount: &mut i64| {
         if *amount > HUGE / 2 && ledger.shard_of(debit) != ledger.shard_of(credit) {

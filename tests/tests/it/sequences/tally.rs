@@ -1,4 +1,4 @@
-//! How often each answer was given. A run that never saw an answer has not tested it.
+//! Counts how often each answer was given. A run that never saw an answer has not tested it.
 
 use std::{
     collections::BTreeMap,
@@ -14,15 +14,15 @@ use super::{
     ANSWERS, ANSWERS_OF_SHARDS, Source,
     command::{Command, Sequence},
     script::{SOON_S, Script},
-    wire::{Call, Spelling},
+    wire::{HttpRequest, Spelling},
 };
 
-/// A hold had expired at the time that the contract promises.
+/// A hold had expired by the time that the contract promises.
 pub const EXPIRED_IN_TIME: &str = "expired in time";
-/// A hold had not expired by then, although the machine was quick, or while the machine was busy.
+/// A hold had not expired by then. The first name is for a machine that was quick, the second for a busy one.
 pub const EXPIRED_LATE: &str = "expired late";
 pub const EXPIRED_LATE_IN_A_RUSH: &str = "expired late on a busy machine";
-/// A creation was a replay of what the account was opened with, after the account had been changed.
+/// A creation repeated the opening of an account after the account was changed, and was answered as a replay.
 pub const OPENED_SO: &str = "POST accounts with what has been changed since";
 /// A transfer or sum was read without the part of a shard that did not answer.
 pub const INCOMPLETE: &str = "incomplete: a shard could not be asked";
@@ -32,7 +32,7 @@ pub const INCOMPLETE: &str = "incomplete: a shard could not be asked";
 pub struct Tally(Mutex<BTreeMap<String, usize>>);
 
 impl Tally {
-    pub fn count(&self, call: &Call, answer: &Answer) {
+    pub fn count(&self, call: &HttpRequest, answer: &Answer) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = kind(call);
         let replayed = if answer.replayed { " replayed" } else { "" };
@@ -58,7 +58,7 @@ impl Tally {
         }
     }
 
-    /// Counts an event that is no answer.
+    /// Counts an event that is not an answer.
     pub fn note(&self, what: &'static str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(what.to_owned()).or_default() += 1;
@@ -83,7 +83,7 @@ impl fmt::Display for Tally {
 }
 
 /// The kind of a request, such as `POST /holds/capture` or `POST /transfers dry_run`.
-fn kind(call: &Call) -> String {
+fn kind(call: &HttpRequest) -> String {
     let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
     let mut words = path.trim_start_matches("/v1/").split('/');
     let (collection, action) = (words.next().unwrap_or_default(), words.nth(1));
@@ -101,9 +101,9 @@ fn words(body: &Value) -> String {
     words.join(" ")
 }
 
-/// Twice as many as a run plays on each cluster.
+/// The number of sequences that the test plays: twice as many as a run plays on each cluster.
 const SEQUENCES: usize = 2_000;
-/// An answer that comes ten times in a run on average is missing in one of 20,000 runs.
+/// The test requires each answer this often. An answer that comes ten times in a run on average is missing in one of 20,000 runs.
 const OFTEN: usize = 20;
 
 #[test]
@@ -119,7 +119,7 @@ fn what_a_run_must_have_seen_is_frequent() {
     }
 }
 
-/// Plays a sequence as [`super::play::Play`] does, to the model only.
+/// Plays a sequence as [`super::play::Play`] does, but only to the model.
 fn rehearse(sequence: &Sequence, shards: usize, tally: &Tally) {
     let places = [0].into_iter().chain(sequence.accounts.iter().map(|opening| opening.shard)).chain([0]);
     let names: Vec<(String, String)> =
@@ -130,7 +130,7 @@ fn rehearse(sequence: &Sequence, shards: usize, tally: &Tally) {
     let exchange = |request: &Request, script: &mut Script, ledger: &mut Ledger, expiring: &mut Vec<Named>| {
         script.remember(request, ledger);
         let answer = ledger.apply(request);
-        tally.count(&Call::of(request, Spelling::Full, Asset::USD), &answer);
+        tally.count(&HttpRequest::of(request, Spelling::Full, Asset::USD), &answer);
         tally.count_openings(request, ledger);
         if let Request::Hold { order, dry_run: false } = request
             && order.expires_in_s == Some(SOON_S)

@@ -1,4 +1,4 @@
-//! The model's requests as HTTP, and transcripts of requests and answers for readers.
+//! Turns the model's requests into HTTP, and writes transcripts of requests and answers for readers.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use testkit::client::{account_path, escaped};
 
 /// One HTTP request.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct HttpRequest {
     pub method: Method,
     pub path: String,
     pub body: Option<Value>,
@@ -18,13 +18,13 @@ pub struct Call {
 /// How amounts are written. Both spellings mean the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spelling {
-    /// `5.00`
+    /// Writes all decimal places, such as `5.00`.
     Full,
-    /// `5`
+    /// Writes the shortest form, such as `5`.
     Shortest,
 }
 
-impl Call {
+impl HttpRequest {
     fn get(path: String) -> Self {
         Self { method: Method::GET, path, body: None }
     }
@@ -33,7 +33,8 @@ impl Call {
         Self { method: Method::POST, path: path.into(), body: Some(body) }
     }
 
-    /// `asset` is the asset of the account or hold in the URL: the body of such a request does not name the asset of its amounts.
+    /// The request in HTTP. `asset` is the asset of the account or hold in the URL, because the body of such a request does not name the
+    /// asset of its amounts.
     pub fn of(request: &Request, spelling: Spelling, asset: Asset) -> Self {
         match request {
             Request::OpenAccount(account) => Self::post("/v1/accounts", opening(account, spelling)),
@@ -97,7 +98,7 @@ impl Call {
     }
 }
 
-impl fmt::Display for Call {
+impl fmt::Display for HttpRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method, self.path)?;
         self.body.as_ref().map_or(Ok(()), |body| write!(f, " {body}"))
@@ -161,11 +162,11 @@ fn written(minor: i64, asset: Asset, spelling: Spelling) -> String {
     }
 }
 
-/// The requests and answers so far. Accounts are letters, and ids are numbers. It becomes a text only when it is printed.
+/// The requests and answers so far. When it is printed, accounts are letters and ids are numbers.
 #[derive(Debug, Default)]
 pub struct Transcript {
     events: Vec<Event>,
-    /// Names with their short forms.
+    /// The names with their short forms.
     names: Vec<(String, String)>,
     ids: usize,
 }
@@ -173,8 +174,8 @@ pub struct Transcript {
 #[derive(Debug)]
 enum Event {
     Note(String),
-    Read(Call),
-    Exchange { call: Call, expected: Answer, found: Answer },
+    Read(HttpRequest),
+    Exchange { call: HttpRequest, expected: Answer, found: Answer },
 }
 
 impl Transcript {
@@ -188,16 +189,16 @@ impl Transcript {
         self.events.push(Event::Note(text.to_owned()));
     }
 
-    pub fn exchange(&mut self, call: Call, expected: &Answer, found: &Answer) {
+    pub fn exchange(&mut self, call: HttpRequest, expected: &Answer, found: &Answer) {
         self.name_ids(&call);
         self.events.push(Event::Exchange { call, expected: expected.clone(), found: found.clone() });
     }
 
-    pub fn read(&mut self, call: Call) {
+    pub fn read(&mut self, call: HttpRequest) {
         self.events.push(Event::Read(call));
     }
 
-    fn name_ids(&mut self, call: &Call) {
+    fn name_ids(&mut self, call: &HttpRequest) {
         let Some(body) = &call.body else { return };
         let items = body["transfers"].as_array().into_iter().flatten();
         let ids: Vec<String> =
@@ -234,7 +235,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// The status of an answer, and the members of its body that matter.
+/// The status of an answer, and the members of its body that matter, in one line.
 fn in_short(answer: &Answer) -> String {
     let mut line = answer.status.to_string();
     for member in ["code", "status", "side", "field", "amount", "posted", "held", "version"] {

@@ -1,4 +1,4 @@
-//! `shardctl map check` asks the routers, so its verdict on a map is what a reload would do.
+//! Tests of `shardctl map check`. It asks the routers, so that its verdict on a map is the one that a reload would give.
 
 use std::fs;
 
@@ -31,18 +31,18 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
 
     // Only the cluster knows that the slots are taken.
     let refused = check(&cluster, &moved, &[]).await?;
-    ensure!(refused.code == 3 && refused.problems.len() == 1, "{refused:?}");
+    expect!(refused.code == 3 && refused.problems.len() == 1, "{refused:?}");
     let Problem { line, reason } = &refused.problems[0];
     let text = moved.lines().nth(line.context("no line")? - 1).unwrap_or_default();
-    ensure!(text.starts_with("slots") && reason.contains("only a move"), "{text}: {reason}");
+    expect!(text.starts_with("slots") && reason.contains("only a move"), "{text}: {reason}");
     ensure!(check(&cluster, &moved, &["--offline"]).await?.code == 0);
     let current = cluster.shard_map_path();
-    let current = current.to_str().context("a path that is no text")?;
+    let current = current.to_str().context("the path is not UTF-8")?;
     ensure!(check(&cluster, &moved, &["--replaces", current]).await?.code == 3);
     let nonsense = check(&cluster, "version = 1\nnonsense", &[]).await?;
-    ensure!(nonsense.code == 3 && nonsense.online && nonsense.problems[0].line == Some(2), "{nonsense:?}");
+    expect!(nonsense.code == 3 && nonsense.online && nonsense.problems[0].line == Some(2), "{nonsense:?}");
 
-    // The state after the cut-over of slot 0; the routers have not learned of it.
+    // The state is that after the cut-over of slot 0. The routers do not know it yet.
     let next = "UPDATE shard_state SET ownership_version = ownership_version + 1";
     let dsn = |shard: usize| cluster.status().shards[shard].dsn.clone();
     let release = "UPDATE slot_ownership SET state = 2, epoch = 2, peer = 's1' WHERE slot = 0";
@@ -51,18 +51,18 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
         database::run(&dsn(shard), &format!("BEGIN; {statement}; {next}; COMMIT")).await?;
     }
     let follows = check(&cluster, &moved, &[]).await?;
-    ensure!(follows == Checked { code: 0, problems: vec![], online: true }, "{follows:?}");
+    expect!(follows == Checked { code: 0, problems: vec![], online: true }, "{follows:?}");
     ensure!(check(&cluster, &same, &[]).await?.code == 0, "a map may lag behind the shards");
     // The check did not put the map to use.
     let shown = cluster.shardctl_json(&["map", "show", "--json"]).await?;
-    ensure!(shown["version"] == map.version && shown["refused"].is_null(), "{shown}");
+    expect!(shown["version"] == map.version && shown["refused"].is_null(), "{shown}");
 
     let file = write(&cluster, &moved)?;
     let nowhere = cluster.shardctl(&["map", "check", &file, "--admin-url", NOWHERE]).await?;
-    ensure!(nowhere.code == Some(4), "{nowhere:?}");
+    expect!(nowhere.code == Some(4), "{nowhere:?}");
     cluster.down().await?;
     let by_itself = cluster.shardctl(&["map", "check", &file]).await?;
-    ensure!(by_itself.code == Some(0) && by_itself.stderr.contains("checked alone"), "{by_itself:?}");
+    expect!(by_itself.code == Some(0) && by_itself.stderr.contains("checked alone"), "{by_itself:?}");
     cluster.finish().await
 }
 
@@ -82,22 +82,25 @@ struct Problem {
 fn write(cluster: &Cluster, map: &str) -> anyhow::Result<String> {
     let file = cluster.data_dir().join("run").join("checked.toml");
     fs::write(&file, map)?;
-    Ok(file.to_str().context("a path that is no text")?.to_owned())
+    Ok(file.to_str().context("the path is not UTF-8")?.to_owned())
 }
 
 async fn check(cluster: &Cluster, map: &str, arguments: &[&str]) -> anyhow::Result<Checked> {
     let file = write(cluster, map)?;
     let output = cluster.shardctl(&[&["map", "check", &file, "--json"], arguments].concat()).await?;
     let said: Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
-    let problems = said["problems"].as_array().context("no problems")?.iter().map(|problem| Problem {
-        line: problem["line"].as_u64().and_then(|line| usize::try_from(line).ok()),
-        reason: problem["reason"].as_str().unwrap_or_default().to_owned(),
-    });
+    let problems =
+        said["problems"].as_array().with_context(|| format!("expected problems in {said}"))?.iter().map(|problem| {
+            Problem {
+                line: problem["line"].as_u64().and_then(|line| usize::try_from(line).ok()),
+                reason: problem["reason"].as_str().unwrap_or_default().to_owned(),
+            }
+        });
     let checked = Checked {
-        code: output.code.context("it was killed")?,
+        code: output.code.context("the command was killed")?,
         problems: problems.collect(),
         online: said["checked_by"].as_array().is_some_and(|routers| !routers.is_empty()),
     };
-    ensure!(said["valid"] == (checked.code == 0), "{said}");
+    expect!(said["valid"] == (checked.code == 0), "{said}");
     Ok(checked)
 }

@@ -1,4 +1,4 @@
-//! A collector of OTLP by gRPC within the test.
+//! A collector of OTLP over gRPC within the test.
 
 use std::{
     net::SocketAddr,
@@ -27,14 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Recorded {
     pub trace: String,
     pub id: String,
-    /// Empty: none.
+    /// The id of the parent. It is empty if there is no parent.
     pub parent: String,
     pub name: String,
-    /// Nanoseconds since 1970.
+    /// The time of the beginning in nanoseconds since 1970.
     pub begun: u64,
     pub ended: u64,
     pub attributes: Vec<(String, String)>,
-    /// Of the process that sent it.
+    /// The name of the service that sent the span.
     pub service: String,
     pub shard: Option<String>,
 }
@@ -64,7 +64,7 @@ impl Recorded {
     }
 }
 
-/// Keeps what it gets. It stops when it is dropped.
+/// A running collector, which keeps all spans. Dropping it stops it.
 pub struct Collector {
     address: SocketAddr,
     spans: Spans,
@@ -102,12 +102,12 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
-    /// What has arrived.
+    /// The spans that have arrived.
     pub fn spans(&self) -> Vec<Recorded> {
         self.spans.lock().clone()
     }
 
-    /// Waits until so many spans have arrived, and returns all that have.
+    /// Waits until this many spans have arrived, and returns all that have arrived.
     pub async fn has(&self, spans: usize) -> anyhow::Result<Vec<Recorded>> {
         until(&format!("the collector has {spans} spans"), PATIENCE, async || {
             let arrived = self.spans();
@@ -133,11 +133,11 @@ impl TraceService for Spans {
     }
 }
 
-/// The only one.
+/// Returns the only element.
 pub fn only<T: std::fmt::Debug>(mut found: Vec<T>) -> anyhow::Result<T> {
     match found.pop() {
         Some(only) if found.is_empty() => Ok(only),
-        last => bail!("not exactly one: {found:?} and {last:?}"),
+        last => bail!("expected exactly one: {found:?} and {last:?}"),
     }
 }
 

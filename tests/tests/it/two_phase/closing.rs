@@ -1,4 +1,4 @@
-//! Accounts that are closed while money is in transit from or to them.
+//! Tests of accounts that are closed while money is in transit from or to them.
 
 use std::time::Duration;
 
@@ -6,13 +6,18 @@ use anyhow::{Context, ensure};
 use futures_util::future::{join3, try_join_all};
 use http::Method;
 use serde_json::json;
-use testkit::{client::account_path, history::ASSET, seed::Seed, shared};
+use testkit::{
+    client::{account_path, transfer_path},
+    history::payment_body,
+    seed::Seed,
+    shared,
+};
 use uuid::Uuid;
 
-use super::{Bank, ELSEWHERE, SOURCE, finish, said, transfer_path};
+use super::{Bank, ELSEWHERE, SOURCE, finish};
 
 const ROUNDS: usize = 8;
-/// How often closing is tried while the payment is under way.
+/// The number of attempts to close the account while the payment is under way.
 const TRIES: usize = 6;
 const BETWEEN_TRIES_MS: usize = 12;
 
@@ -25,7 +30,7 @@ async fn no_money_comes_back_to_a_closed_account() -> anyhow::Result<()> {
     let rounds: Vec<(bool, usize)> = (0..ROUNDS).map(|n| (n % 2 == 0, random.below(BETWEEN_TRIES_MS) + 1)).collect();
     try_join_all(rounds.into_iter().map(|(refused, pause_ms)| async move {
         for captures in [false, true] {
-            let round = Round { refused, captures, pause_ms };
+            let round = ClosingRound { refused, captures, pause_ms };
             round.run(bank).await.with_context(|| format!("{round:?}"))?;
         }
         anyhow::Ok(())
@@ -35,14 +40,14 @@ async fn no_money_comes_back_to_a_closed_account() -> anyhow::Result<()> {
 }
 
 #[derive(Debug)]
-struct Round {
+struct ClosingRound {
     refused: bool,
-    /// The money leaves through a hold.
+    /// Whether the money leaves through a capture of a hold.
     captures: bool,
     pause_ms: usize,
 }
 
-impl Round {
+impl ClosingRound {
     async fn run(&self, bank: &Bank<'_>) -> anyhow::Result<()> {
         let payer = bank.account(SOURCE, "10.00").await?;
         let payee = bank.account(ELSEWHERE, "0.00").await?;
@@ -57,10 +62,7 @@ impl Round {
         let paid = async {
             match &held {
                 Some(held) => bank.send(&held.path("/capture"), &json!({"id": id})).await,
-                None => {
-                    let order = json!({"id": id, "debit": payer, "credit": payee, "amount": "10.00", "asset": ASSET});
-                    bank.send("/v1/transfers", &order).await
-                }
+                None => bank.send("/v1/transfers", &payment_body(id, &payer, &payee, "10.00")).await,
             }
         };
         let closed = async {
@@ -75,17 +77,17 @@ impl Round {
         let (paid, closed) = tokio::join!(paid, closed);
         let (paid, closed) = (paid?, closed?);
         if self.refused {
-            ensure!(said(&paid) == "account_closed", "{}", paid.text());
-            ensure!(!closed, "it was closed while its money was in transit");
+            expect!(paid.outcome() == "account_closed", "{}", paid.text());
+            ensure!(!closed, "the account was closed while its money was in transit");
             let in_hold = if self.captures { "10.00" } else { "0.00" };
             ensure!(bank.balance(&payer).await? == ("10.00".to_owned(), in_hold.to_owned()));
             return Ok(());
         }
-        ensure!(said(&paid) == "posted", "{}", paid.text());
+        expect!(paid.outcome() == "posted", "{}", paid.text());
         ensure!(closed || set_status(bank, &payer, "closed").await?, "an empty account cannot be closed");
         // A closed account is not paid back, so the payee keeps the money.
         let back = bank.send(&transfer_path(id, &payer, "/reverse"), &json!({"id": Uuid::now_v7()})).await?;
-        ensure!(said(&back) == "account_closed" && back.json()?["side"] == "credit", "{}", back.text());
+        expect!(back.outcome() == "account_closed" && back.json()?["side"] == "credit", "{}", back.text());
         ensure!(bank.balance(&payer).await?.0 == "0.00" && bank.balance(&payee).await?.0 == "10.00");
         Ok(())
     }
@@ -110,9 +112,9 @@ async fn a_hold_outlives_its_closed_payee() -> anyhow::Result<()> {
         )
         .await;
         let (captured, reversed, mut closed) = (captured?, reversed?, closed?);
-        ensure!(reversed == "posted", "{reversed}");
+        expect!(reversed == "posted", "{reversed}");
         if captured == "posted" {
-            ensure!(!closed, "closed with money in it");
+            ensure!(!closed, "the account was closed with money in it");
             ensure!(bank.balance(&payee).await?.0 == "10.00" && bank.balance(&payer).await?.1 == "0.00");
         } else {
             ensure!(captured == "account_closed" && closed, "{captured}, closed: {closed}");
@@ -123,7 +125,7 @@ async fn a_hold_outlives_its_closed_payee() -> anyhow::Result<()> {
                 ensure!(take_all(bank, &hold.path("/capture")).await? == "posted" && !closed);
             } else {
                 let released = bank.send(&hold.path("/release"), &json!({})).await?;
-                ensure!(said(&released) == "released", "{}", released.text());
+                expect!(released.outcome() == "released", "{}", released.text());
                 ensure!(bank.balance(&payer).await? == ("15.00".to_owned(), "0.00".to_owned()));
             }
         }
@@ -135,12 +137,12 @@ async fn a_hold_outlives_its_closed_payee() -> anyhow::Result<()> {
 
 /// Captures or reverses all that is left, under a new id.
 async fn take_all(bank: &Bank<'_>, path: &str) -> anyhow::Result<String> {
-    Ok(said(&bank.send(path, &json!({"id": Uuid::now_v7()})).await?))
+    Ok(bank.send(path, &json!({"id": Uuid::now_v7()})).await?.outcome())
 }
 
-/// Changes the status of an account. Gives whether it has the status now.
+/// Changes the status of an account. Returns whether the account has the status now.
 async fn set_status(bank: &Bank<'_>, account: &str, status: &str) -> anyhow::Result<bool> {
     let answer = bank.send_as(Method::PATCH, &account_path(account), &json!({"status": status})).await?;
-    ensure!(answer.status == 200 || said(&answer) == "account_not_empty", "{}", answer.text());
+    expect!(answer.status == 200 || answer.outcome() == "account_not_empty", "{}", answer.text());
     Ok(answer.status == 200)
 }

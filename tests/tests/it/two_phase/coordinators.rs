@@ -1,5 +1,5 @@
-//! The router that drives captures to another shard is killed between two of their steps. A test stops a saga at a step by
-//! freezing the shard node that would take the next step.
+//! Tests that kill the router that drives captures to another shard, between two of their steps. A test stops a saga at a step by freezing
+//! the node that would make the next step.
 
 use anyhow::{Context, ensure};
 use futures_util::future::{join_all, try_join_all};
@@ -15,23 +15,23 @@ use testkit::{
 };
 use uuid::Uuid;
 
-use super::{Bank, ELSEWHERE, Held, PATIENCE, SOURCE, finish, said};
+use super::{Bank, ELSEWHERE, Held, PATIENCE, SOURCE, finish};
 
 /// The router that dies, and the nodes of the two shards.
 const DIES: Member = Member::Router(0);
 const SOURCE_NODE: Member = Member::Node(0);
 const DESTINATION_NODE: Member = Member::Node(1);
 
-/// How a capture of a hold of 10.00 ends.
+/// A capture of a hold of 10.00, and its expected end.
 #[derive(Debug)]
 struct Case {
     body: Value,
     payee_is_closed: bool,
     ends: &'static str,
-    /// Of the hold, afterwards.
+    /// The status of the hold afterwards.
     status: &'static str,
     captured: &'static str,
-    /// Of the payer, who began with 10.00.
+    /// The balance of the payer afterwards. It began with 10.00.
     balance: (&'static str, &'static str),
 }
 
@@ -45,12 +45,12 @@ fn cases() -> [Case; 5] {
         case(json!({"amount": "4.00"}), "posted", "captured", "4.00", ("6.00", "0.00")),
         case(json!({"amount": "4.00", "final": false}), "posted", "held", "4.00", ("6.00", "6.00")),
         case(json!({"amount": "4.00"}), "account_closed", "held", "0.00", ("10.00", "10.00")),
-        // Nothing is reserved for this one. The register is asked nevertheless.
+        // This capture reserves nothing. The register is asked nevertheless.
         case(json!({"amount": "10.01"}), "exceeds_hold", "held", "0.00", ("10.00", "10.00")),
     ]
 }
 
-/// Captures under way, and the holds they are of.
+/// Captures under way, and their holds.
 struct Begun {
     captures: Vec<(Case, Held, Value)>,
 }
@@ -72,7 +72,7 @@ impl Begun {
         Ok(Self { captures: try_join_all(captures).await? })
     }
 
-    /// Sends the captures to the router that is about to die. It answers none of them.
+    /// Sends the captures to the router that is about to die. It must answer none of them.
     async fn send(&self, bank: &Bank<'_>) -> anyhow::Result<()> {
         let answers = self
             .captures
@@ -86,7 +86,7 @@ impl Begun {
         Ok(())
     }
 
-    /// Waits until a shard has such a row for each capture.
+    /// Waits until a shard has a row of this kind for each capture.
     async fn there(&self, bank: &Bank<'_>, shard: usize, of: &str) -> anyhow::Result<()> {
         let ids: Vec<String> = self.captures.iter().map(|(_, _, body)| format!("'{}'", id_of(body))).collect();
         let sql = format!("SELECT count(*) FROM {of} IN ({})", ids.join(", "));
@@ -97,23 +97,23 @@ impl Begun {
         .await
     }
 
-    /// Each capture that is sent again is answered with its outcome, and the hold and the balances agree with that.
+    /// Sends each capture again. It must be answered with its outcome, and the hold and the balances must agree with that.
     async fn ended_well(&self, bank: &Bank<'_>) -> anyhow::Result<()> {
         for (case, hold, body) in &self.captures {
             let answer = bank.send(&hold.path("/capture"), body).await?;
             let shown = bank.show(hold).await?;
             let balance = bank.balance(&hold.debit).await?;
             let told = || format!("{case:?}: {} {shown} {balance:?}", answer.text());
-            ensure!(answer.is_replay() && said(&answer) == case.ends, "{}", told());
-            ensure!(shown["status"] == case.status && shown["captured"] == case.captured, "{}", told());
-            ensure!((balance.0.as_str(), balance.1.as_str()) == case.balance, "{}", told());
-            ensure!(bank.balance(&hold.credit).await?.0 == case.captured, "{}", told());
+            expect!(answer.is_replay() && answer.outcome() == case.ends, "{}", told());
+            expect!(shown["status"] == case.status && shown["captured"] == case.captured, "{}", told());
+            expect!((balance.0.as_str(), balance.1.as_str()) == case.balance, "{}", told());
+            expect!(bank.balance(&hold.credit).await?.0 == case.captured, "{}", told());
             let found = bank.transfer(id_of(body).parse()?, &hold.debit).await?;
             let status = if case.ends == "posted" { "posted" } else { "rejected" };
-            ensure!(found["status"] == status && found["hold"] == json!(hold.id), "{found}");
+            expect!(found["status"] == status && found["hold"] == json!(hold.id), "{found}");
             if case.ends == "posted" {
-                // The stored answer has the balances after the release of what remained.
-                ensure!(answer.json()?["debit_account"]["held"] == balance.1, "{}", told());
+                // The stored answer has the balances after the release of the rest.
+                expect!(answer.json()?["debit_account"]["held"] == balance.1, "{}", told());
             }
         }
         Ok(())
@@ -172,7 +172,7 @@ async fn a_capture_is_finished_by_another_router_when_the_first_one_died_after_t
     finish(cluster).await
 }
 
-/// No client sends a request meanwhile: the routers' own poll finds the open sagas.
+/// Waits until the captures have ended. No client sends a request meanwhile, so the routers' own poll must find the open sagas.
 async fn recover(cluster: &mut Cluster, begun: &Begun, died: Process) -> anyhow::Result<()> {
     cluster.wait_until_ready("the router is back", &[(DIES, died)]).await?;
     sagas_end(cluster).await?;

@@ -1,4 +1,4 @@
-//! Requests that race: one id many times, several requests for one hold, reversals of one transfer, and the expiry of holds.
+//! Tests of requests that compete: one id many times, several requests for one hold, reversals of one transfer, and the expiry of holds.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -7,9 +7,9 @@ use futures_util::future::{join_all, try_join_all};
 use http::Method;
 use serde_json::{Value, json};
 use testkit::{
-    client::Answer,
+    client::{Answer, transfer_path},
     database,
-    history::{ASSET, decimal as money},
+    history::{decimal as money, payment_body},
     seed::{Random, Seed},
     shared,
     wait::until,
@@ -17,15 +17,15 @@ use testkit::{
 use tokio::sync::Barrier;
 use uuid::Uuid;
 
-use super::{Bank, ELSEWHERE, Held, PATIENCE, SOURCE, finish, said, transfer_path};
+use super::{Bank, ELSEWHERE, Held, PATIENCE, SOURCE, finish};
 
-/// This many to the same shard, and as many to another one.
+/// The number of holds to the same shard, and also of holds to another one.
 const HOLDS: usize = 12;
-/// Requests are sent around the moment at which the hold expires.
+/// The life of a hold. The requests are sent around the moment at which the hold expires.
 const EXPIRES_IN_S: u32 = 1;
 const FIRST_MS: usize = 600;
 const SPREAD_MS: usize = 800;
-/// Requests about each hold.
+/// The number of requests about each hold.
 const REQUESTS: usize = 6;
 
 /// Two partial captures, two final ones and two releases of each hold meet its expiry.
@@ -49,7 +49,7 @@ async fn a_hold_ends_once_whatever_races_for_it() -> anyhow::Result<()> {
     finish(cluster).await
 }
 
-/// Lets the requests about a hold race. Gives the status that the hold has afterwards.
+/// Sends the competing requests about a hold. Returns the status that the hold has afterwards.
 async fn end(bank: &Bank<'_>, hold: &Held, delays_ms: [usize; REQUESTS]) -> anyhow::Result<String> {
     let bodies: [Option<Value>; REQUESTS] = [
         Some(json!({"id": Uuid::now_v7(), "amount": "1.00", "final": false})),
@@ -74,9 +74,9 @@ async fn end(bank: &Bank<'_>, hold: &Held, delays_ms: [usize; REQUESTS]) -> anyh
     })
     .await?;
     let status = shown["status"].as_str().unwrap_or_default().to_owned();
-    let told: Vec<(u16, String)> = answers.iter().map(|answer| (answer.status, said(answer))).collect();
+    let told: Vec<(u16, String)> = answers.iter().map(|answer| (answer.status, answer.outcome())).collect();
 
-    // Each capture was answered that it took its part, or how the hold had ended.
+    // Each capture must be answered with its part, or with the way in which the hold ended.
     let mut captured = 0;
     let mut final_ones = 0;
     for (answer, body) in answers.iter().zip(&bodies) {
@@ -86,32 +86,35 @@ async fn end(bank: &Bank<'_>, hold: &Held, delays_ms: [usize; REQUESTS]) -> anyh
             captured += cents(&amount)?;
             final_ones += usize::from(body["final"].is_null());
         } else {
-            ensure!(said(answer) == format!("hold_{status}"), "the hold is {status}, and they were told {told:?}");
+            ensure!(
+                answer.outcome() == format!("hold_{status}"),
+                "the hold is {status}, and they were told {told:?}"
+            );
         }
         let again = bank.send(&hold.path("/capture"), body).await?;
-        let same = if answer.status < 300 { again.body == answer.body } else { said(&again) == said(answer) };
+        let same = if answer.status < 300 { again.body == answer.body } else { again.outcome() == answer.outcome() };
         ensure!(again.is_replay() && same, "first {}, then {}", answer.text(), again.text());
     }
     for release in &answers[4..] {
         let expected = if status == "released" { "released".to_owned() } else { format!("hold_{status}") };
-        ensure!(said(release) == expected, "the hold is {status}, and they were told {told:?}");
+        ensure!(release.outcome() == expected, "the hold is {status}, and they were told {told:?}");
     }
     ensure!(final_ones == usize::from(status == "captured"), "the hold is {status}, and they were told {told:?}");
-    ensure!(shown["captured"] == money(captured) && shown["remaining"] == "0.00", "{shown} {told:?}");
-    ensure!(bank.balance(&hold.debit).await? == (money(1000 - captured), "0.00".to_owned()), "{told:?}");
-    ensure!(bank.balance(&hold.credit).await?.0 == money(captured), "{told:?}");
+    expect!(shown["captured"] == money(captured) && shown["remaining"] == "0.00", "{shown} {told:?}");
+    expect!(bank.balance(&hold.debit).await? == (money(1000 - captured), "0.00".to_owned()), "{told:?}");
+    expect!(bank.balance(&hold.credit).await?.0 == money(captured), "{told:?}");
     Ok(status)
 }
 
-/// Reversals go through two routers at once. Each one that is refused is told why.
+/// Reversals go through two routers at the same time. Each refused one must be told why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_is_reversed_than_was_paid() -> anyhow::Result<()> {
     let cluster = shared::cluster().await?;
     let bank = &Bank::open(&cluster).await?;
     for payee_shard in [SOURCE, ELSEWHERE] {
-        // The payee has more than it was paid, or just that.
+        // The payee has more money than the payment, or only the payment.
         for funds in ["50.00", "0.00"] {
-            // One of two wins, two of three win, and one of two for all that is left.
+            // The cases are one winner of two, two winners of three, and one winner of two for all that is left.
             for (amounts, wins) in
                 [(&[Some("7.00"), Some("7.00")][..], 1), (&[Some("4.00"); 3][..], 2), (&[None, None][..], 1)]
             {
@@ -149,22 +152,22 @@ async fn race(
             continue;
         }
         // A saga reserves the money before the register refuses it.
-        let is_short = said(answer) == "insufficient_funds" && funds == "0.00";
-        ensure!(answer.status == 422 && (said(answer) == "already_reversed" || is_short), "{}", answer.text());
+        let is_short = answer.outcome() == "insufficient_funds" && funds == "0.00";
+        expect!(answer.status == 422 && (answer.outcome() == "already_reversed" || is_short), "{}", answer.text());
     }
     ensure!(winners.len() == wins, "{} reversals won", winners.len());
     let shown = bank.transfer(original, payer).await?;
-    let by = shown["reversed_by"].as_array().context("no reversals are shown")?;
-    ensure!(shown["reversed_amount"] == money(reversed) && by.len() == wins, "{shown}");
-    ensure!(winners.iter().all(|winner| by.contains(winner)), "{shown}");
-    ensure!((shown["status"] == "reversed") == (reversed == 1000), "{shown}");
+    let by = shown["reversed_by"].as_array().with_context(|| format!("expected reversed_by in {shown}"))?;
+    expect!(shown["reversed_amount"] == money(reversed) && by.len() == wins, "{shown}");
+    expect!(winners.iter().all(|winner| by.contains(winner)), "{shown}");
+    expect!((shown["status"] == "reversed") == (reversed == 1000), "{shown}");
     ensure!(bank.balance(payer).await?.0 == money(reversed));
     ensure!(bank.balance(payee).await?.0 == money(cents(funds)? + 1000 - reversed));
     Ok(())
 }
 
 fn cents(amount: &str) -> anyhow::Result<i64> {
-    amount.replace('.', "").parse().with_context(|| format!("{amount:?} is no amount"))
+    amount.replace('.', "").parse().with_context(|| format!("{amount:?} is not an amount"))
 }
 
 const AT_ONCE: usize = 50;
@@ -177,36 +180,37 @@ async fn many_requests_with_one_id_have_one_effect_and_one_answer() -> anyhow::R
         let payer = bank.account(SOURCE, "50.00").await?;
         let payee = bank.account(payee_shard, "0.00").await?;
         let id = Uuid::now_v7();
-        let order = json!({"id": id, "debit": payer, "credit": payee, "amount": "30.00", "asset": ASSET});
+        let order = payment_body(id, &payer, &payee, "30.00");
         let held = one_answer(bank, "/v1/holds", &order).await?;
-        ensure!(held["debit_account"]["held"] == "30.00", "{held}");
+        expect!(held["debit_account"]["held"] == "30.00", "{held}");
         let hold = Held { id, debit: payer.clone(), credit: payee.clone() };
 
         // Captures a part and all that remains, and releases a second hold.
         let part = json!({"id": Uuid::now_v7(), "amount": "5.00", "final": false});
         let captured = one_answer(bank, &hold.path("/capture"), &part).await?;
-        ensure!(captured["amount"] == "5.00" && captured["debit_account"]["held"] == "25.00", "{captured}");
+        expect!(captured["amount"] == "5.00" && captured["debit_account"]["held"] == "25.00", "{captured}");
         let capture = Uuid::now_v7();
         let rest = json!({"id": capture, "amount": "20.00"});
         let captured = one_answer(bank, &hold.path("/capture"), &rest).await?;
-        ensure!(captured["status"] == "posted" && captured["debit_account"]["held"] == "0.00", "{captured}");
+        expect!(captured["status"] == "posted" && captured["debit_account"]["held"] == "0.00", "{captured}");
         ensure!(bank.balance(&payer).await? == ("25.00".to_owned(), "0.00".to_owned()));
-        ensure!(bank.balance(&payee).await?.0 == "25.00", "captured more than once, or not at all");
+        ensure!(bank.balance(&payee).await?.0 == "25.00", "the captures should have taken effect once");
 
         let reversal = json!({"id": Uuid::now_v7()});
         let reversed = one_answer(bank, &transfer_path(capture, &payer, "/reverse"), &reversal).await?;
-        ensure!(reversed["amount"] == "20.00", "{reversed}");
-        ensure!(bank.balance(&payee).await?.0 == "5.00", "reversed more than once, or not at all");
+        expect!(reversed["amount"] == "20.00", "{reversed}");
+        ensure!(bank.balance(&payee).await?.0 == "5.00", "the reversal should have taken effect once");
 
         let second = bank.hold(&payer, &payee, "40.00", None).await?;
         let released = one_answer(bank, &second.path("/release"), &json!({})).await?;
-        ensure!(released["status"] == "released", "{released}");
+        expect!(released["status"] == "released", "{released}");
         ensure!(bank.balance(&payer).await? == ("45.00".to_owned(), "0.00".to_owned()));
     }
     finish(cluster).await
 }
 
-/// Sends one request many times at one instant. One of them is executed, the others are replays, and all get the same body.
+/// Sends one request many times at the same moment. One of them must be executed, the others must be replays, and all must get the same
+/// body.
 async fn one_answer(bank: &Bank<'_>, path: &str, body: &Value) -> anyhow::Result<Value> {
     let start = Barrier::new(AT_ONCE);
     let requests = (0..AT_ONCE).map(async |_| {
@@ -215,23 +219,23 @@ async fn one_answer(bank: &Bank<'_>, path: &str, body: &Value) -> anyhow::Result
     });
     let answers: Vec<Answer> = join_all(requests).await.into_iter().collect::<anyhow::Result<_>>()?;
     for answer in &answers {
-        ensure!(matches!(answer.status, 200 | 201), "{path}: {} {}", answer.status, answer.text());
+        expect!(matches!(answer.status, 200 | 201), "{path}: {} {}", answer.status, answer.text());
         // A release creates nothing, so its first answer is 200 as well.
-        ensure!(answer.status == 200 || !answer.is_replay(), "{path}: {} {}", answer.status, answer.text());
+        expect!(answer.status == 200 || !answer.is_replay(), "{path}: {} {}", answer.status, answer.text());
     }
     let first = answers.iter().filter(|answer| !answer.is_replay()).count();
-    ensure!(first == 1, "{path}: {first} answers are no replays");
+    ensure!(first == 1, "{path}: one answer should be the first, but {first} are no replays");
     let different: HashSet<String> = answers.iter().map(Answer::text).collect();
     ensure!(different.len() == 1, "{path}: {} different answers: {different:?}", different.len());
     answers[0].json()
 }
 
-/// They are placed one after another, so that they come due at different moments of the node's round.
+/// The number of holds. They are placed one after another, so that they come due at different moments of the node's poll.
 const EXPIRING: usize = 20;
-/// What the contract allows, and what a busy machine may take in addition.
+/// The delay that the contract allows, and the additional time that a busy machine may need.
 const ALLOWED_US: i64 = 1_000_000;
 const SLACK_US: i64 = 1_000_000;
-/// A busy machine may stand still for longer than that once.
+/// The number of attempts, because a busy machine may pause for longer than that.
 const TRIES: usize = 5;
 
 /// No client sends a request while the holds come due. The shard's own clock says how late each one expired.
@@ -251,7 +255,7 @@ async fn a_hold_expires_within_a_second_without_a_client() -> anyhow::Result<()>
     bail!("holds expired {late_us:?} µs late")
 }
 
-/// How late the last of some holds expires, in microseconds.
+/// Places holds and returns how late the last of them expires, in microseconds.
 async fn latest(bank: &Bank<'_>) -> anyhow::Result<i64> {
     let payer = bank.account(SOURCE, "20.00").await?;
     let payee = bank.account(ELSEWHERE, "0.00").await?;
@@ -290,12 +294,11 @@ async fn one_id_is_one_transfer(payee_shard: &str, scope: &str) -> anyhow::Resul
     let payee = bank.account(payee_shard, "0.00").await?;
     let other_payee = bank.account(payee_shard, "0.00").await?;
     let id = Uuid::now_v7();
-    let order = json!({
-        "id": id, "debit": payer, "credit": payee, "amount": "7.00", "asset": ASSET, "metadata": {"invoice": "1"},
-    });
+    let mut order = payment_body(id, &payer, &payee, "7.00");
+    order["metadata"] = json!({"invoice": "1"});
 
     let body = one_answer(bank, "/v1/transfers", &order).await?;
-    ensure!(body["status"] == "posted" && body["scope"] == scope, "{body}");
+    expect!(body["status"] == "posted" && body["scope"] == scope, "{body}");
     ensure!(bank.balance(&payee).await?.0 == "7.00", "the money moved more than once, or not at all");
 
     // The other content may name an account of another shard.
@@ -310,12 +313,12 @@ async fn one_id_is_one_transfer(payee_shard: &str, scope: &str) -> anyhow::Resul
         let mut other = order.clone();
         other[field] = value;
         let answer = bank.send("/v1/transfers", &other).await?;
-        ensure!(answer.status == 422 && answer.code() == "idempotency_mismatch", "{field}: {}", answer.text());
-        ensure!(answer.json()?["field"] == field, "{field}: {}", answer.text());
+        expect!(answer.status == 422 && answer.code() == "idempotency_mismatch", "{field}: {}", answer.text());
+        expect!(answer.json()?["field"] == field, "{field}: {}", answer.text());
     }
     // The first result stays replayable.
     let again = bank.send("/v1/transfers", &order).await?;
-    ensure!(again.is_replay() && again.status == 200 && again.json()? == body, "{}", again.text());
+    expect!(again.is_replay() && again.status == 200 && again.json()? == body, "{}", again.text());
     ensure!(bank.balance(&payee).await?.0 == "7.00", "a mismatch had an effect");
     let stored = format!("SELECT count(*) FROM {} WHERE id = '{id}'", database::TRANSFERS);
     for (shard, expected) in cluster.status().shards.iter().zip([1, 0, 0]) {
@@ -333,12 +336,12 @@ async fn one_id_with_two_payers_is_two_transfers() -> anyhow::Result<()> {
     let id = Uuid::now_v7();
     for shard in ["s0", "s2"] {
         let payer = bank.account(shard, "5.00").await?;
-        let order = json!({"id": id, "debit": payer, "credit": payee, "amount": "1.00", "asset": ASSET});
+        let order = payment_body(id, &payer, &payee, "1.00");
         let answer = bank.send("/v1/transfers", &order).await?;
-        ensure!(answer.status == 201, "{}", answer.text());
+        answer.expect_status(201)?;
     }
     ensure!(bank.balance(&payee).await?.0 == "2.00");
     let ambiguous = bank.client.call(0, Method::GET, &format!("/v1/transfers/{id}"), None).await?;
-    ensure!(ambiguous.status == 409 && ambiguous.code() == "ambiguous_id", "{}", ambiguous.text());
+    expect!(ambiguous.status == 409 && ambiguous.code() == "ambiguous_id", "{}", ambiguous.text());
     finish(cluster).await
 }

@@ -1,4 +1,4 @@
-//! Orders with one mistake, and with two mistakes, of which the first in the contract's order is answered.
+//! Tests of orders with one mistake, and of orders with two mistakes, of which the first in the contract's order is answered.
 
 use http::Method;
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{Members, Tried};
 use crate::contract::api::{Call, NDJSON};
 
-/// Field, its value as raw JSON, answer.
+/// Each row has a field of an order, its value as raw JSON, and the answer.
 #[rustfmt::skip]
 const FIELDS: &[(&str, &str, &str)] = &[
     ("id", r#""x""#, "400 invalid_id at='/id'"),

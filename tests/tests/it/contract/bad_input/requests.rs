@@ -1,4 +1,4 @@
-//! Requests with a mistake in their line or headers, and bodies that are no JSON document of the right kind or too large.
+//! Tests of requests with a mistake in their path, parameters or headers, and of bodies that are too large or not the right JSON document.
 
 use std::time::Duration;
 
@@ -211,10 +211,10 @@ async fn a_request_with_a_wrong_header_is_refused() -> anyhow::Result<()> {
 
 const ONE_TOO_MANY: usize = 10_001;
 const DEPTH: usize = 10_000;
-/// More than the router's 16 MiB.
+/// The size of a body that is larger than the 16 MiB that a router accepts.
 const HUGE: usize = 17 << 20;
 
-/// How long a busy router may take to read, or to answer.
+/// The time that a busy router may take to read or to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The paths that take bodies.
@@ -302,7 +302,7 @@ async fn a_body_that_is_too_large_is_refused() -> anyhow::Result<()> {
         (0..ONE_TOO_MANY).map(|n| format!("{{\"id\": \"m{n}\", \"asset\": \"USD\"}}")).collect();
     let body = format!("{{\"accounts\": [{}]}}", accounts.join(","));
     tried.call("10,001 accounts", Call::new(Method::POST, "/v1/accounts:batch", body), "413 batch_too_large").await;
-    // The number of items is checked before the items.
+    // The router checks the number of items before the items.
     let same = vec![item(&tried); ONE_TOO_MANY];
     tried
         .call("10,001 times one", batch(format!("{{\"transfers\": [{}]}}", same.join(","))), "413 batch_too_large")
@@ -324,9 +324,10 @@ async fn a_body_that_is_too_large_is_refused() -> anyhow::Result<()> {
     tried.finish().await
 }
 
-/// Sends a body that is too large, on a socket, because the answer comes before the end of the body and the connection closes then.
+/// Sends a body that is too large. It uses a socket, because the answer comes before the end of the body, and the router then closes the
+/// connection.
 async fn huge(url: &str, method: &str, path: &str, chunked: bool) -> anyhow::Result<()> {
-    let address = url.strip_prefix("http://").context("no http")?;
+    let address = url.strip_prefix("http://").context("the URL is not http")?;
     let mut stream = TcpStream::connect(address).await?;
     let length = if chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {HUGE}") };
     let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {JSON}\r\n{length}\r\n\r\n");
@@ -343,7 +344,7 @@ async fn huge(url: &str, method: &str, path: &str, chunked: bool) -> anyhow::Res
     let mut answer = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
     let answer = String::from_utf8_lossy(&answer);
-    ensure!(answer.starts_with("HTTP/1.1 413 "), "{read:?}: {answer:?}");
-    ensure!(answer.contains("application/problem+json") && answer.contains("\"body_too_large\""), "{answer}");
+    expect!(answer.starts_with("HTTP/1.1 413 "), "{read:?}: {answer:?}");
+    expect!(answer.contains("application/problem+json") && answer.contains("\"body_too_large\""), "{answer}");
     Ok(())
 }

@@ -23,7 +23,7 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// Installs the packages unless an earlier run has. `name` is that of their folder.
+    /// Installs the packages into the folder `name`, unless an earlier run has.
     ///
     /// # Errors
     /// There is no Python with pip, or the package index does not have these packages.
@@ -38,12 +38,12 @@ impl Packages {
         Ok(Self { python, folder })
     }
 
-    /// A program of a package.
+    /// The command of a program that a package installs.
     pub fn program(&self, name: &str) -> Command {
         Command::new(self.folder.join("bin").join(name))
     }
 
-    /// Runs a module of the packages or a program that uses them. `also` is a further folder to import from.
+    /// A command that runs Python with the packages. It also imports from the folder `also`.
     pub fn command(&self, also: Option<&Path>) -> anyhow::Result<Command> {
         let folders = [Some(self.folder.as_path()), also].into_iter().flatten();
         let mut command = Command::new(&self.python.program);
@@ -60,12 +60,12 @@ impl Packages {
 #[derive(Debug)]
 struct Python {
     program: PathBuf,
-    /// The minor version. Packages of one minor version do not work in another.
+    /// The version up to the minor number. Packages for one minor version do not work in another.
     pub version: String,
 }
 
 impl Python {
-    /// Gives the system's Python, or a virtual environment in `home` if that has no pip: distributions that ship Python without pip often
+    /// Returns the system's Python if it has pip, or else a virtual environment in `home`. Distributions that ship Python without pip often
     /// ship the module `venv`.
     async fn with_pip(home: &Path) -> anyhow::Result<Self> {
         for name in ["python3", "python"] {
@@ -121,8 +121,8 @@ const NODE_NEEDED: &str = "the description of the API is tested by programs for 
 pub struct NodePackages(PathBuf);
 
 impl NodePackages {
-    /// Installs what the `package.json` and `package-lock.json` of a folder list, unless an earlier run has. `name` is that of the
-    /// folder they are installed into. `None` if this machine has no npm: the caller then skips its test, and the reason is printed.
+    /// Installs the packages in the `package.json` and `package-lock.json` of a folder into the folder `name`, unless an earlier run has.
+    /// Returns `None` and prints the reason if this machine has no npm. The caller then skips its test.
     ///
     /// # Errors
     /// The registry does not have these packages, or cannot be reached.
@@ -153,7 +153,7 @@ impl NodePackages {
         Ok(Some(Self(folder)))
     }
 
-    /// A program of the packages.
+    /// The command of a program of the packages.
     pub fn command(&self, program: &str) -> Command {
         Command::new(self.0.join("node_modules/.bin").join(program))
     }
@@ -172,6 +172,6 @@ pub async fn run(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = output.await.with_context(|| format!("cannot run {program}"))?;
     let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
-    ensure!(output.status.success(), "{program}: {}\n{printed}", output.status);
+    expect!(output.status.success(), "{program}: {}\n{printed}", output.status);
     Ok(printed)
 }

@@ -1,4 +1,4 @@
-//! The attacks: for each operation, requests that would read or move what is another tenant's.
+//! The attacks. Each operation has requests that would read or move something of another tenant.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::{
 
 /// A request about a target, which must be refused as if the target did not exist.
 pub struct Attack {
-    /// The `operationId`.
+    /// The `operationId` in the description.
     pub operation: &'static str,
     /// The status and the code of the answer.
     pub expected: &'static str,
@@ -50,7 +50,7 @@ fn terms(id: Uuid, debit: &str, credit: &str) -> Value {
     json!({"id": id, "debit": debit, "credit": credit, "amount": "1.00", "asset": "EUR"})
 }
 
-/// The same without an id.
+/// A payment or hold of 1.00 without an id.
 fn nameless(debit: &str, credit: &str) -> Value {
     json!({"debit": debit, "credit": credit, "amount": "1.00", "asset": "EUR"})
 }
@@ -110,7 +110,7 @@ pub const ATTACKS: &[Attack] = &[
     // === transfers ===
     attack("createTransfer", FORBIDDEN, |it| Call::post("/v1/transfers", &terms(it.new, &it.account, &it.own[0]))),
     attack("createTransfer", FORBIDDEN, |it| Call::post("/v1/transfers", &terms(it.new, &it.own[0], &it.account))),
-    // The id of the rival's transfer, with the rival's debit account: a replay would show it.
+    // The order has the id and the debit account of the rival's transfer. A replay would show that transfer.
     attack("createTransfer", FORBIDDEN, |it| Call::post("/v1/transfers", &terms(it.id, &it.account, &it.own[0]))),
     attack("createTransfer", FORBIDDEN, |it| {
         Call::post("/v1/transfers?dry_run=true", &terms(it.new, &it.account, &it.own[0]))
@@ -188,10 +188,10 @@ pub const ATTACKS: &[Attack] = &[
     }),
 ];
 
-/// An order with this id.
+/// A function that makes an order with this id.
 type OfId = fn(&Tenants, Uuid) -> Call;
 
-/// Orders of the attacker's own with an id that another tenant has used. Each debits an account of its own, where the id is new.
+/// The attacker's own orders with an id that another tenant has used. Each debits an account of the attacker, for which the id is new.
 pub const REUSED_IDS: &[(&str, OfId)] = &[
     ("createTransfer", |it, id| Call::post("/v1/transfers", &terms(id, &it.own[0], &it.own[1]))),
     ("createHold", |it, id| Call::post("/v1/holds", &terms(id, &it.own[1], &it.own[0]))),
@@ -204,12 +204,12 @@ pub const REUSED_IDS: &[(&str, OfId)] = &[
     }),
 ];
 
-/// An order of the attacker's own under a key of idempotency.
+/// The attacker's own order under this idempotency key.
 pub fn under_key(it: &Tenants, key: &str) -> Call {
     Call::post("/v1/transfers", &nameless(&it.own[0], &it.own[1])).header("idempotency-key", key)
 }
 
-/// What the attacker may read, and what must have nothing of others in it.
+/// Reads that the attacker may send, and whose answers must have nothing of others.
 pub const OWN_READS: &[fn(&Tenants) -> Call] = &[
     |_| Call::get("/v1/accounts"),
     |_| Call::get("/v1/accounts").csv(),

@@ -1,4 +1,5 @@
-//! What a tenant's key sees of reports: its own accounts through every list, filter, cursor and table, and nothing of another tenant.
+//! Tests of what a tenant's key sees of reports. It sees its own accounts through every list, filter, cursor and table, and nothing of
+//! another tenant.
 
 use anyhow::{Context, ensure};
 use keys::Secret;
@@ -7,26 +8,26 @@ use testkit::client::{account_path, escaped};
 use uuid::Uuid;
 
 use super::super::{
-    callers::{Caller, OwnRouter, entry, items, text},
+    callers::{Caller, OwnRouter, entry, items, results_are, text},
     reports::without_steps,
     stage::Stage,
 };
 
-/// Is in metadata of the rival only.
+/// A word that is only in the rival's metadata.
 const SECRET: &str = "tell-nobody";
 
 /// The accounts of two tenants and a bank, with payments between all of them.
-struct Payments {
+struct TwoTenants {
     /// The shop's accounts, in order of their ids. Payments and holds debit the till.
     safe: String,
     till: String,
     rival_till: String,
     rival_vault: String,
     bank: String,
-    /// Begins all ids of the shop, and all ids of the rival.
+    /// The beginnings of all ids of the shop, and of all ids of the rival.
     shop_prefix: String,
     rival_prefix: String,
-    /// A time after all of it.
+    /// A time after all payments and holds.
     at: String,
     operator: Secret,
     shop: Secret,
@@ -34,14 +35,14 @@ struct Payments {
     stage: Stage,
 }
 
-impl Payments {
+impl TwoTenants {
     async fn order() -> anyhow::Result<Self> {
         let stage = Stage::shared().await?;
         let word = stage.word();
         let (shop_prefix, rival_prefix) = (format!("{{shop42{word}}}:"), format!("{{shop43{word}}}:"));
         let (operator, shop) = (Secret::generate()?, Secret::generate()?);
         let keys = entry("operator", "*", &operator) + &entry("shop", &shop_prefix, &shop);
-        let payments = Self {
+        let tenants = Self {
             safe: format!("{shop_prefix}safe"),
             till: format!("{shop_prefix}till"),
             rival_till: format!("{rival_prefix}till"),
@@ -55,11 +56,11 @@ impl Payments {
             router: OwnRouter::with_keys(&stage.cluster, &keys).await?,
             stage,
         };
-        let at = payments.move_money().await?;
-        Ok(Self { at, ..payments })
+        let at = tenants.move_money().await?;
+        Ok(Self { at, ..tenants })
     }
 
-    /// Gives a time after all of it.
+    /// Opens the accounts and orders the payments and holds. Returns a time after them.
     async fn move_money(&self) -> anyhow::Result<String> {
         let Self { safe, till, rival_till, rival_vault, bank, .. } = self;
         let opened = [safe, till, rival_till, rival_vault, bank].map(|id| {
@@ -80,8 +81,7 @@ impl Payments {
             .flat_map(|(debit, credit, note)| (0..3).map(move |_| order(debit, credit, "7.00", note)))
             .collect();
         let paid = self.operator().post("/v1/transfers:batch", &json!({"transfers": orders}), "200").await?;
-        let results = paid["results"].as_array().context("no results")?;
-        ensure!(results.iter().all(|result| result["status"] == "posted"), "{paid}");
+        results_are(&paid, "posted")?;
         for (debit, note) in [(till, "own"), (rival_till, SECRET)] {
             for _ in 0..3 {
                 self.operator().post("/v1/holds", &order(debit, safe, "1.00", note), "201 held").await?;
@@ -99,7 +99,7 @@ impl Payments {
         self.router.caller(&self.shop)
     }
 
-    /// The rival's accounts have the same answers as an account that does not exist, and none of them is 200.
+    /// Checks that the rival's accounts have the same answers as an account that does not exist, and that these are refusals.
     async fn are_as_if_missing(&self, path: impl Fn(&str) -> String, accept: &str) -> anyhow::Result<()> {
         let answer = async |account: &str| {
             let reply = self.shop().text(&path(account), accept).await?;
@@ -128,7 +128,7 @@ fn order(debit: &str, credit: &str, amount: &str, note: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_tenants_accounts_are_answered_as_if_they_did_not_exist() -> anyhow::Result<()> {
-    let payments = Payments::order().await?;
+    let tenants = TwoTenants::order().await?;
     for list in ["transfers", "holds"] {
         for filter in [
             "",
@@ -142,62 +142,62 @@ async fn another_tenants_accounts_are_answered_as_if_they_did_not_exist() -> any
             "&cursor=v1-00000000",
         ] {
             let path = |account: &str| format!("/v1/{list}?account={}{filter}", escaped(account));
-            payments.are_as_if_missing(path, "application/json").await?;
+            tenants.are_as_if_missing(path, "application/json").await?;
         }
     }
     for query in ["", "?include=metadata", "?order=asc&from=2020-01-01T00:00:00Z"] {
         let path = |account: &str| format!("{}/entries{query}", account_path(account));
-        payments.are_as_if_missing(path, "application/json").await?;
-        payments.are_as_if_missing(path, "text/csv").await?;
+        tenants.are_as_if_missing(path, "application/json").await?;
+        tenants.are_as_if_missing(path, "text/csv").await?;
     }
-    let balance = |account: &str| format!("{}/balance?at={}", account_path(account), payments.at);
-    payments.are_as_if_missing(balance, "application/json").await?;
-    payments.finish().await
+    let balance = |account: &str| format!("{}/balance?at={}", account_path(account), tenants.at);
+    tenants.are_as_if_missing(balance, "application/json").await?;
+    tenants.finish().await
 }
 
 /// Each listed payment is shown as a read of it shows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenants_lists_have_what_touches_its_own_accounts() -> anyhow::Result<()> {
-    let payments = Payments::order().await?;
-    let (till, safe) = (escaped(&payments.till), escaped(&payments.safe));
+    let tenants = TwoTenants::order().await?;
+    let (till, safe) = (escaped(&tenants.till), escaped(&tenants.safe));
     let path = format!("/v1/transfers?account={till}&limit=2");
-    let found = payments.shop().walk(&path).await?;
+    let found = tenants.shop().walk(&path).await?;
     ensure!(found.len() == 12, "{} transfers", found.len());
     for transfer in found {
         let debit = text(&transfer, "debit")?;
-        ensure!(debit == payments.till || transfer["credit"] == payments.till, "{transfer}");
-        let is_own = debit.starts_with(&payments.shop_prefix);
+        expect!(debit == tenants.till || transfer["credit"] == tenants.till, "{transfer}");
+        let is_own = debit.starts_with(&tenants.shop_prefix);
         ensure!(is_own == transfer["debit_account"].is_object(), "the payer's balances: {transfer}");
-        ensure!(!transfer.to_string().contains(SECRET), "{transfer}");
+        expect!(!transfer.to_string().contains(SECRET), "{transfer}");
         let path = format!("/v1/transfers/{}?debit={}", text(&transfer, "id")?, escaped(debit));
-        let read = without_steps(payments.shop().read(&path, "200 posted").await?);
+        let read = without_steps(tenants.shop().read(&path, "200 posted").await?);
         let listed = without_steps(transfer);
-        ensure!(read == listed, "{listed}\n {read}");
+        expect!(read == listed, "{listed}\n {read}");
     }
     // Only payments of the rival pass this filter.
-    let none = payments.shop().walk(&format!("{path}&metadata=note={SECRET}")).await?;
-    ensure!(none.is_empty(), "{none:?}");
-    // A hold is listed for its debit account only: the rival's holds that credit the safe are not listed.
-    ensure!(payments.shop().walk(&format!("/v1/holds?account={till}&limit=2")).await?.len() == 3);
-    ensure!(payments.shop().walk(&format!("/v1/holds?account={safe}&limit=2")).await?.is_empty());
+    let none = tenants.shop().walk(&format!("{path}&metadata=note={SECRET}")).await?;
+    expect!(none.is_empty(), "{none:?}");
+    // A hold is listed for its debit account only, so the rival's holds that credit the safe are not listed.
+    ensure!(tenants.shop().walk(&format!("/v1/holds?account={till}&limit=2")).await?.len() == 3);
+    ensure!(tenants.shop().walk(&format!("/v1/holds?account={safe}&limit=2")).await?.is_empty());
 
     for query in ["?include=metadata", "?include=metadata&order=asc"] {
         let path = format!("/v1/accounts/{till}/entries{query}");
-        let page = payments.shop().get(&format!("{path}&limit=500")).await?;
-        let table = payments.shop().csv(&path).await?;
-        // The opening, twelve transfers and three holds.
-        ensure!(items(&page)?.len() == 16 && table.lines.len() == 16, "{page}");
-        ensure!(!page.to_string().contains(SECRET) && !table.body.contains(SECRET), "{page}");
+        let page = tenants.shop().get(&format!("{path}&limit=500")).await?;
+        let table = tenants.shop().csv(&path).await?;
+        // The entries are the opening, twelve transfers and three holds.
+        expect!(items(&page)?.len() == 16 && table.lines.len() == 16, "{page}");
+        expect!(!page.to_string().contains(SECRET) && !table.body.contains(SECRET), "{page}");
     }
-    payments.finish().await
+    tenants.finish().await
 }
 
 /// A cursor of a rival's list belongs to no list of the tenant.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_of_another_tenants_list_is_refused() -> anyhow::Result<()> {
-    let payments = Payments::order().await?;
-    let (operator, shop) = (payments.operator(), payments.shop());
-    let (own, rival) = (escaped(&payments.till), escaped(&payments.rival_till));
+    let tenants = TwoTenants::order().await?;
+    let (operator, shop) = (tenants.operator(), tenants.shop());
+    let (own, rival) = (escaped(&tenants.till), escaped(&tenants.rival_till));
     for list in ["transfers", "holds"] {
         let path = |account: &str| format!("/v1/{list}?account={account}&limit=1");
         let page = operator.get(&path(&rival)).await?;
@@ -213,43 +213,43 @@ async fn a_cursor_of_another_tenants_list_is_refused() -> anyhow::Result<()> {
     let page = operator.get(&entries(&rival)).await?;
     let path = format!("{}&cursor={}", entries(&own), text(&page, "next_cursor")?);
     shop.read(&path, "400 invalid_parameter at=?cursor").await?;
-    payments.finish().await
+    tenants.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_lists_and_sums_its_own_accounts_only() -> anyhow::Result<()> {
-    let payments = Payments::order().await?;
-    let (at, shop) = (&payments.at, payments.shop());
-    let own = [&payments.safe, &payments.till];
+    let tenants = TwoTenants::order().await?;
+    let (at, shop) = (&tenants.at, tenants.shop());
+    let own = [&tenants.safe, &tenants.till];
     let listed = shop.get(&format!("/v1/accounts?at={at}")).await?;
     let ids: Vec<&Value> = items(&listed)?.iter().map(|account| &account["id"]).collect();
-    ensure!(ids == own && listed["accounts"] == own.len(), "{listed}");
+    expect!(ids == own && listed["accounts"] == own.len(), "{listed}");
     for path in [format!("/v1/accounts?at={at}"), "/v1/accounts".to_owned()] {
         let table = shop.csv(&path).await?;
         let ids: Vec<&String> = table.lines.iter().map(|line| &line[0]).collect();
-        ensure!(ids == own && !table.body.contains(SECRET), "{}", table.body);
+        expect!(ids == own && !table.body.contains(SECRET), "{}", table.body);
     }
     // Three deposits and three refunds came to the two accounts, and three invoices left them, each of 7.00.
     let sums = shop.get(&format!("/v1/balances?at={at}")).await?;
     let expected = json!([{"asset": "EUR", "posted": "21.00", "held": "3.00", "accounts": 2}]);
-    ensure!(sums["data"] == expected, "{sums}");
+    expect!(sums["data"] == expected, "{sums}");
     let table = shop.csv(&format!("/v1/balances?at={at}")).await?;
-    ensure!(table.lines == [["EUR", "21.00", "3.00", "2"]], "{}", table.body);
+    expect!(table.lines == [["EUR", "21.00", "3.00", "2"]], "{}", table.body);
 
-    let begins_both = &payments.shop_prefix[.."{shop4".len()];
-    let without_colon = payments.shop_prefix.trim_end_matches(':');
-    for prefix in ["{", begins_both, &payments.rival_prefix, &payments.bank, without_colon] {
+    let begins_both = &tenants.shop_prefix[.."{shop4".len()];
+    let without_colon = tenants.shop_prefix.trim_end_matches(':');
+    for prefix in ["{", begins_both, &tenants.rival_prefix, &tenants.bank, without_colon] {
         let prefix = escaped(prefix);
         for path in [format!("/v1/accounts?at={at}&prefix={prefix}"), format!("/v1/balances?at={at}&prefix={prefix}")]
         {
             shop.read(&path, "403 not_permitted at=?prefix").await?;
             let reply = shop.text(&path, "text/csv").await?;
-            ensure!(reply.status == 403 && !reply.body.contains(&payments.rival_till), "{path}: {}", reply.body);
+            expect!(reply.status == 403 && !reply.body.contains(&tenants.rival_till), "{path}: {}", reply.body);
         }
         let reply = shop.text(&format!("/v1/accounts?prefix={prefix}"), "text/csv").await?;
-        ensure!(reply.status == 403, "{prefix}: {}", reply.body);
+        expect!(reply.status == 403, "{prefix}: {}", reply.body);
     }
-    let narrower = format!("/v1/accounts?at={at}&prefix={}", escaped(&format!("{}s", payments.shop_prefix)));
+    let narrower = format!("/v1/accounts?at={at}&prefix={}", escaped(&format!("{}s", tenants.shop_prefix)));
     ensure!(shop.get(&narrower).await?["accounts"] == 1);
-    payments.finish().await
+    tenants.finish().await
 }
