@@ -58,7 +58,7 @@ fn a_crash_that_was_ordered_before_everything_heals_does_not_last() {
 /// Seeds that have found something in moves of slots, or with accounts that have a limit: `docs/reliability.md` says what.
 #[test]
 fn what_moves_and_limits_once_broke_stays_whole() {
-    for seed in [498, 4_104, 4_185, 5_483] {
+    for seed in [4_104, 4_185, 5_483] {
         assert_eq!(run(seed, false).finding, None, "SEED={seed}");
     }
 }
