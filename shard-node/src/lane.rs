@@ -102,8 +102,9 @@ pub struct Lane<S: Store> {
     /// the first load.
     believed: Option<(ShardState, i64)>,
     recent_ids: RecentIds,
-    /// The reserves of the batch that is sent but not committed. The tail does not contain them yet.
+    /// The reserves and the settlements of the batch that is sent but not committed. The tail does not know them yet.
     reserved_ahead: Vec<fold::Reserved>,
+    settled_ahead: Vec<fold::Reserved>,
     /// All ids of a batch are looked up before the batch is decided. Set after a conflict of ids, a lost race, a lost session
     /// or a commit in doubt.
     careful: bool,
@@ -183,6 +184,7 @@ impl<S: Store> Lane<S> {
             believed: None,
             recent_ids: RecentIds::new(),
             reserved_ahead: Vec::new(),
+            settled_ahead: Vec::new(),
             careful: false,
             needs_own_booking: false,
             is_unproven: false,
@@ -339,6 +341,7 @@ impl<S: Store> Lane<S> {
             link.ahead.next_position = decided.effects.next_position.0;
         }
         self.reserved_ahead = decided.effects.bookings.iter().filter_map(fold::reserved).collect();
+        self.settled_ahead = decided.effects.bookings.iter().filter_map(fold::settled).collect();
         let store = Arc::clone(&self.store);
         let steps = steps_of_batch(&decided.effects.bookings);
         let commit = async move { durable_steps(&steps, interrupted, store.commit(message)).await };
@@ -452,6 +455,7 @@ impl<S: Store> Lane<S> {
         self.tail.commit(&effects.bookings, changed, number);
         self.counters.count(&effects.bookings);
         self.reserved_ahead.clear();
+        self.settled_ahead.clear();
         self.shared.committed(group.len(), commit, effects.next_position);
         if let Some(link) = &mut self.link {
             link.state = state;
@@ -496,6 +500,7 @@ impl<S: Store> Lane<S> {
             link.ahead = link.state;
         }
         self.reserved_ahead.clear();
+        self.settled_ahead.clear();
         if in_doubt {
             work.doubt(group);
         }

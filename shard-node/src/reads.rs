@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use ledger::{
     Account, AccountId, Booking, Entry, Limit, Position, TransferKey,
-    booking::{Party, Role},
+    booking::{BookingKind, Party, Role},
     history::{StoredRegister, StoredTransfer},
+    outcome::TransferState,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -269,9 +270,25 @@ pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::Get
     let mut found = wire::GetTransfersResponse::default();
     let roles = [Role::Transfer, Role::Settlement, Role::Register];
     let OfId { here, elsewhere } = bookings::by_id(&reads.from, id, debit, &roles).await?;
-    for (role, debit) in elsewhere {
-        let list = if role == Role::Register { &mut found.registers_elsewhere } else { &mut found.elsewhere };
-        list.push(debit.to_string());
+    let is_refused = |booking: &Booking| {
+        matches!(booking.kind, BookingKind::Rejected | BookingKind::Compensated | BookingKind::SettledRefused)
+    };
+    for booking in &elsewhere {
+        match booking.kind.role() {
+            Role::Register => found.registers_elsewhere.push(booking.payer.to_string()),
+            Role::Transfer => {
+                let is_rejected = elsewhere.iter().any(|other| other.payer == booking.payer && is_refused(other));
+                let state = if is_rejected { TransferState::REJECTED } else { TransferState::POSTED };
+                found.elsewhere.push(wire::TransferRecord {
+                    id: booking.id.map(wire::convert::id_to_wire).unwrap_or_default(),
+                    debit: booking.payer.to_string(),
+                    credit: booking.payee.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    status: u32::from(state),
+                    ..Default::default()
+                });
+            }
+            Role::None | Role::Settlement | Role::Hold | Role::HoldEnd => {}
+        }
     }
     let (registers, transfers): (Vec<Booking>, Vec<Booking>) =
         here.into_iter().partition(|booking| booking.kind.role() == Role::Register);
@@ -333,7 +350,7 @@ pub async fn transfers_of(reads: &Reads, keys: &[TransferKey]) -> Result<Vec<wir
 pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
     let OfId { here, elsewhere } = bookings::holds_of_id(&reads.from, id, debit).await?;
     let mut found = wire::GetHoldsResponse::default();
-    found.elsewhere.extend(elsewhere.iter().map(|(_, debit)| debit.to_string()));
+    found.elsewhere.extend(elsewhere.iter().map(|booking| booking.payer.to_string()));
     found.holds.extend(here.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
     if found.holds.is_empty() {
         found.not_owner = not_owner_of(&reads.from, debit).await?;

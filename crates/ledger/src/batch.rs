@@ -62,6 +62,8 @@ pub struct Batch<'a> {
     effects: Effects,
     /// Per order group, the accounts whose later operations have to wait.
     deferred: HashMap<u64, HashSet<AccountId>>,
+    /// The accounts that an undetermined decision credits. A later decision of the batch must not take their room first.
+    waiting_credits: HashSet<AccountId>,
     /// An answer was given that stores nothing, though its operation may have taken effect before.
     unsure: bool,
     /// A booking did not fit the accounts, which may be half changed: the batch must be taken back.
@@ -130,6 +132,7 @@ impl<'a> Batch<'a> {
             now_us,
             effects: Effects { next_position, ..Effects::default() },
             deferred: HashMap::new(),
+            waiting_credits: HashSet::new(),
             unsure: false,
             is_broken: false,
         }

@@ -213,6 +213,15 @@ pub fn reserved(booking: &Booking) -> Option<Reserved> {
     Some(Reserved { debit: booking.payer.clone(), credit, amount: booking.amount, is_capture })
 }
 
+/// What is under way no more after a settlement: posted for good, or back at its payer; `None`: nothing was reserved.
+pub fn settled(booking: &Booking) -> Option<Reserved> {
+    let is_settled = matches!(booking.kind, BookingKind::Settled | BookingKind::Compensated);
+    let credit = booking.payee.clone().filter(|_| is_settled)?;
+    let purpose = booking.extra.as_ref().map_or_else(Default::default, |extra| extra.purpose);
+    let is_capture = purpose.captured_hold().is_some();
+    Some(Reserved { debit: booking.payer.clone(), credit, amount: booking.amount, is_capture })
+}
+
 /// What the booking does to the set of sagas under way; `None`: nothing.
 pub fn saga_change(booking: &Booking) -> Option<SagaChange> {
     match booking.kind {

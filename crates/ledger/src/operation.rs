@@ -282,8 +282,8 @@ pub struct Decide {
     /// As in [`Transfer::defer_limited`].
     pub defer_limited: bool,
     /// True if the caller asks again: the decision is `Undetermined` where money that may come back to the credit account would leave no room.
-    /// Recovery does not ask so, because two transfers could wait for each other's verdict without end. Its decision is a refusal: the transfer
-    /// comes before those that reserved the money.
+    /// In the end recovery does not ask so, because two transfers could wait for each other's verdict without end. Its decision is a refusal:
+    /// the transfer comes before those that reserved the money.
     pub patient: bool,
     /// As in [`Transfer::ordered_by`]: recovery passes the name that the source has recorded.
     pub ordered_by: Option<KeyName>,

@@ -155,9 +155,7 @@ impl<'a> Batch<'a> {
     fn new(core: &'a Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Self {
         let moved: i128 = transfers.iter().map(|transfer| i128::from(transfer.amount)).sum();
         let is_large = moved > i128::from(Account::HALF_FULL);
-        let is_alone = transfers.len() == 1;
-        let items: Vec<Item> =
-            transfers.into_iter().map(|transfer| Item::new(transfer, is_large, is_alone)).collect();
+        let items: Vec<Item> = transfers.into_iter().map(|transfer| Item::new(transfer, is_large)).collect();
         let open = (0..items.len()).collect();
         Self { core, deadline, items, open, recalled: false }
     }

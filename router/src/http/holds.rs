@@ -189,7 +189,7 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let found = edge
         .core
-        .find_hold(id, debit.as_ref(), deadline.0)
+        .find_hold(id, debit.as_ref(), |debit| access.may_read_text(debit), deadline.0)
         .await
         .map_err(|error| Problem::from(error).with_hold(id.0))?;
     let found = stored::to_show(id, access.readable(found))?;
@@ -311,8 +311,9 @@ async fn to_act_on(
     capture: Option<&FollowUp>,
     deadline: RequestDeadline,
 ) -> Result<FoundHold, Problem> {
-    let found =
-        edge.core.find_hold(id, debit, deadline.0).await.map_err(|error| Problem::from(error).with_hold(id.0))?;
+    let sees = |debit: &str| AccountId::any(debit).is_ok_and(|debit| access.has_hold_in_sight(&debit));
+    let found = edge.core.find_hold(id, debit, sees, deadline.0);
+    let found = found.await.map_err(|error| Problem::from(error).with_hold(id.0))?;
     let found = access.in_sight(found);
     let found = match capture {
         Some(wanted) => stored::begun_before(edge, wanted, found, deadline).await?,

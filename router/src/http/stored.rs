@@ -175,8 +175,13 @@ impl Access {
 
     /// Leaves the holds that the key may read, capture or release.
     pub fn in_sight(&self, mut found: Found<FoundHold>) -> Found<FoundHold> {
-        found.found.retain(|hold| self.may_read(&hold.key.debit) || self.may_debit(&hold.key.debit));
+        found.found.retain(|hold| self.has_hold_in_sight(&hold.key.debit));
         found
+    }
+
+    /// Whether holds of this account may be read, captured or released.
+    pub fn has_hold_in_sight(&self, debit: &AccountId) -> bool {
+        self.may_read(debit) || self.may_debit(debit)
     }
 
     /// Checks the transfer that a request makes of something stored.

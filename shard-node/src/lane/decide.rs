@@ -83,6 +83,11 @@ impl<S: Store> Lane<S> {
         for reserved in &self.reserved_ahead {
             named.under_way.entry(reserved.debit.clone()).or_default().add(reserved);
         }
+        for settled in &self.settled_ahead {
+            if let Some(under_way) = named.under_way.get_mut(&settled.debit) {
+                under_way.subtract(settled);
+            }
+        }
         // A dry run leaves no booking that an id could collide with: what is stored under its id is looked up at once.
         let leaves_none = |operation: &Operation| matches!(operation, Operation::DryRun(_) | Operation::OrNothing(_));
         let must_look = |operation: &&Operation| leaves_none(operation) || self.recent_ids.suspect(operation);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use ledger::{
-    Account, AccountId, Booking, Hold, HoldKey, Position, TransferId, TransferKey,
+    Account, Booking, Hold, HoldKey, Position, TransferId, TransferKey,
     batch::Stored,
     booking::Role,
     fold,
@@ -116,9 +116,8 @@ pub async fn of_keys(pool: &sqlx::PgPool, keys: &[TransferKey], roles: &[Role]) 
 pub struct OfId<T> {
     /// In slots that the shard owns.
     pub here: Vec<T>,
-    /// The debit accounts of what is in other slots, with the roles of the bookings. Their slots come in or have left. A move also leaves
-    /// copies behind where another account of the booking stays.
-    pub elsewhere: Vec<(Role, AccountId)>,
+    /// The bookings in other slots, which come in or have left. A move also leaves copies behind where another account of the booking stays.
+    pub elsewhere: Vec<Booking>,
 }
 
 /// The bookings of one id with these roles, of one payer or, with an empty `payer`, of all.
@@ -135,7 +134,7 @@ pub async fn by_id(from: &Readable, id: Uuid, payer: &str, roles: &[Role]) -> Re
         if column(row, "is_owned")? {
             found.here.push(booking);
         } else {
-            found.elsewhere.push((booking.kind.role(), booking.payer));
+            found.elsewhere.push(booking);
         }
     }
     Ok(found)
@@ -356,7 +355,7 @@ pub async fn holds_of_id(from: &Readable, id: Uuid, payer: &str) -> Result<OfId<
         if column(&row, "is_owned")? {
             owned.push(row);
         } else {
-            elsewhere.push((Role::Hold, booking_from_row(&row)?.payer));
+            elsewhere.push(booking_from_row(&row)?);
         }
     }
     Ok(OfId { here: assemble_holds(&owned)?, elsewhere })

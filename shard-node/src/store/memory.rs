@@ -324,7 +324,8 @@ impl Database {
     pub async fn read_bookings(&self, id: Uuid, payer: &str, roles: &[Role]) -> Result<OfId<Booking>, StoreError> {
         self.look_for_client(|tables| {
             let (here, elsewhere) = tables.of_id(id, payer, roles);
-            OfId { here: here.into_iter().cloned().collect(), elsewhere }
+            let copies = |bookings: Vec<&Booking>| bookings.into_iter().cloned().collect();
+            OfId { here: copies(here), elsewhere: copies(elsewhere) }
         })
         .await
     }
@@ -352,7 +353,7 @@ impl Database {
             let keys =
                 here.into_iter().filter_map(Booking::key).map(|TransferKey { id, debit }| HoldKey { id, debit });
             let here = keys.filter_map(|key| tables.journal.hold(&key).map(|hold| (key, hold))).collect();
-            OfId { here, elsewhere }
+            OfId { here, elsewhere: elsewhere.into_iter().cloned().collect() }
         })
         .await
     }
@@ -515,16 +516,15 @@ impl Tables {
     }
 
     /// As [`super::bookings::by_id`].
-    /// The bookings in slots that the shard owns, and what the others are about.
-    fn of_id(&self, id: Uuid, payer: &str, roles: &[Role]) -> (Vec<&Booking>, Vec<(Role, AccountId)>) {
+    /// The bookings in slots that the shard owns, and the others.
+    fn of_id(&self, id: Uuid, payer: &str, roles: &[Role]) -> (Vec<&Booking>, Vec<&Booking>) {
         let is_meant = |booking: &&Booking| {
             booking.id == Some(TransferId(id))
                 && (payer.is_empty() || booking.payer.as_str() == payer)
                 && roles.contains(&booking.kind.role())
         };
         let is_owned = |booking: &&Booking| booking.owner().is_some_and(|owner| self.ownership.owns(owner));
-        let (here, others): (Vec<_>, Vec<_>) = self.journal.bookings().iter().filter(is_meant).partition(is_owned);
-        (here, others.iter().map(|booking| (booking.kind.role(), booking.payer.clone())).collect())
+        self.journal.bookings().iter().filter(is_meant).partition(is_owned)
     }
 
     fn append_marker(&mut self) {

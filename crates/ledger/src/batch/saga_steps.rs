@@ -31,12 +31,16 @@ impl Batch<'_> {
             let (verdict, at_us) = (register.verdict, register.decided_at_us);
             return Outcome::Decided(Decided { verdict, at_us, replayed: true });
         }
-        if decide.defer_limited && self.is_limited(&decide.credit) {
+        let must_wait = decide.defer_limited || self.waiting_credits.contains(&decide.credit);
+        if must_wait && self.is_limited(&decide.credit) {
             return Outcome::Deferred;
         }
         let refused = self.check_arrival(decide).err();
         let refused = match self.room_for_rivals(&decide.credit, decide.amount, refused) {
-            Err(rivals) if decide.patient => return outcome_of(rivals.aside),
+            Err(rivals) if decide.patient => {
+                self.waiting_credits.insert(decide.credit.clone());
+                return outcome_of(rivals.aside);
+            }
             // In the order in which this transfer comes before its rivals, their money is there.
             Err(rivals) => Some(rivals.refused),
             Ok(()) => refused,
@@ -229,9 +233,6 @@ struct NoRoom {
 /// refusals as well: the checks after the credit side's would not have been reached.
 ///
 /// Each rule is monotonic in the account's money, so that the two extremes, all of it back and none of it, stand for all others.
-///
-/// Until the batch that contains a settlement is committed, `under_way` may still include the settled amount. An operation may then be
-/// answered `Undetermined` once more without need.
 impl Batch<'_> {
     /// Returns `Undetermined` if the transfer would be answered otherwise, had the money under way come back. `refused`: its answer
     /// without that money.
@@ -295,10 +296,14 @@ impl Batch<'_> {
         (after > i128::from(i64::MAX)).then(|| Aside::Undetermined(under_way.credits.clone()))
     }
 
-    /// Takes in what a booking reserves.
+    /// Takes in what a booking reserves, or settles.
     pub(super) fn note_under_way(&mut self, booking: &Booking) {
         if let Some(reserved) = fold::reserved(booking) {
             self.under_way.entry(reserved.debit.clone()).or_default().add(&reserved);
+        } else if let Some(settled) = fold::settled(booking)
+            && let Some(under_way) = self.under_way.get_mut(&settled.debit)
+        {
+            under_way.subtract(&settled);
         }
     }
 

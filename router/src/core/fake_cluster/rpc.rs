@@ -134,7 +134,9 @@ impl ShardNode for FakeNode {
         Ok(Response::new(wire::GetTransfersResponse {
             transfers: transfers.collect(),
             registers: registers.collect(),
-            elsewhere: elsewhere.map(|key| key.debit.to_string()).collect(),
+            elsewhere: elsewhere
+                .map(|key| wire::TransferRecord { debit: key.debit.to_string(), ..Default::default() })
+                .collect(),
             ..Default::default()
         }))
     }

@@ -124,7 +124,7 @@ async fn a_hold_is_captured_in_parts_and_released_wherever_the_payee_lives() {
         assert_eq!(posted_amount(part), 10);
         let too_much = cluster.router.transfer(capture(number + 2, &order, Some(31), true), soon()).await;
         assert_eq!(refusal(too_much), (Refusal::ExceedsHold, None));
-        let found = cluster.router.find_hold(order.id, None, soon()).await.unwrap().found;
+        let found = cluster.router.find_hold(order.id, None, |_| true, soon()).await.unwrap().found;
         assert_eq!((found.len(), found[0].hold.captured, found[0].hold.remaining()), (1, 10, 30));
 
         let ReleaseReply::Released { hold: released, replayed: false, .. } = release(&cluster, order.key()).await
@@ -250,7 +250,7 @@ async fn holds_follow_their_account() {
     let order = hold(1, &payer, &near, 40);
     place(&cluster, &order).await;
     cluster.move_slot_of(&payer, 1);
-    let found = cluster.router.find_hold(order.id, Some(&order.debit), soon()).await.unwrap();
+    let found = cluster.router.find_hold(order.id, Some(&order.debit), |_| true, soon()).await.unwrap();
     assert_eq!((found.found.len(), found.unreachable.len()), (1, 0));
     assert!(matches!(release(&cluster, order.key()).await, ReleaseReply::Released { .. }));
     assert_eq!(balances(&cluster, &payer).await, (100, 0));

@@ -41,14 +41,16 @@ impl Core {
         }
     }
 
-    /// Every hold under one id. With the debit account, its shard alone is asked; without, all of them are.
+    /// Every hold under one id. With the debit account, its shard alone is asked; without, all of them are. A hold whose debit account
+    /// `sees` rejects is not waited for while its slot changes hands: the time of the answer does not say that the hold exists.
     pub async fn find_hold(
         &self,
         id: TransferId,
         debit: Option<&AccountId>,
+        sees: impl Fn(&str) -> bool + Sync,
         deadline: Deadline,
     ) -> Result<Found<FoundHold>, CallError> {
-        let Some(debit) = debit else { return holds_anywhere(self, id, deadline).await };
+        let Some(debit) = debit else { return holds_anywhere(self, id, sees, deadline).await };
         let request = GetHoldsRequest { id: id_to_wire(id), debit: debit.to_string() };
         let mut found = Found::default();
         if let Some(holds) = at_owner(self, debit, request, deadline).await? {
@@ -161,10 +163,11 @@ async fn transfers_now(
     for (shard, answer) in asked {
         match answer {
             Ok(answer) => {
-                let shown = answer.transfers.iter().map(|record| (Role::Transfer, record.debit.clone()));
-                moving.shown.extend(shown);
+                let shown = answer.transfers.iter().filter(|record| sees(record));
+                moving.shown.extend(shown.map(|record| (Role::Transfer, record.debit.clone())));
                 moving.shown.extend(answer.registers.iter().map(|register| (Role::Register, register.debit.clone())));
-                moving.left(&shard, Role::Transfer, answer.elsewhere);
+                let transfers = answer.elsewhere.into_iter().filter(&sees).map(|record| record.debit);
+                moving.left(&shard, Role::Transfer, transfers);
                 moving.left(&shard, Role::Register, answer.registers_elsewhere);
                 records.extend(answer.transfers.into_iter().filter(&sees).map(|record| (record, Arc::clone(&shard))));
                 registers.extend(answer.registers.into_iter().map(|register| (register, Arc::clone(&shard))));
@@ -222,13 +225,18 @@ struct Moving {
 
 impl Moving {
     /// Takes in what `shard` has of other shards' slots.
-    fn left(&mut self, shard: &Arc<str>, role: Role, debits: Vec<String>) {
+    fn left(&mut self, shard: &Arc<str>, role: Role, debits: impl IntoIterator<Item = String>) {
         self.elsewhere.extend(debits.into_iter().map(|debit| ((role, debit), Arc::clone(shard))));
     }
 
-    /// A shard that has what no shard shows.
+    /// A shard that has what no shard shows. A register is of interest where its transfer is shown, or waited for.
     fn unseen(&self) -> Option<&Arc<str>> {
-        self.elsewhere.iter().find(|(booking, _)| !self.shown.contains(booking)).map(|(_, shard)| shard)
+        let is_unseen = |booking: &(Role, String)| {
+            let transfer = (Role::Transfer, booking.1.clone());
+            let is_wanted = booking.0 != Role::Register || self.shown.contains(&transfer);
+            is_wanted && !self.shown.contains(booking)
+        };
+        self.elsewhere.iter().find(|(booking, _)| is_unseen(booking)).map(|(_, shard)| shard)
     }
 }
 
@@ -253,7 +261,12 @@ impl Moving {
 
 // === holds under one id ===
 
-async fn holds_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Result<Found<FoundHold>, CallError> {
+async fn holds_anywhere(
+    core: &Core,
+    id: TransferId,
+    sees: impl Fn(&str) -> bool + Sync,
+    deadline: Deadline,
+) -> Result<Found<FoundHold>, CallError> {
     let request = &GetHoldsRequest { id: id_to_wire(id), debit: String::new() };
     let mut pace = Pace::new(AGAIN_MIN, AGAIN_MAX);
     loop {
@@ -263,7 +276,7 @@ async fn holds_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Resu
             match answer {
                 Ok(answer) => {
                     moving.shown.extend(answer.holds.iter().map(|hold| (Role::Hold, hold.debit.clone())));
-                    moving.left(&shard, Role::Hold, answer.elsewhere);
+                    moving.left(&shard, Role::Hold, answer.elsewhere.into_iter().filter(|debit| sees(debit)));
                     take_holds(&mut found, &shard, answer.holds)?;
                 }
                 Err(_) => found.unreachable.push(shard),

@@ -130,7 +130,7 @@ async fn what_is_in_a_slot_that_changes_hands_is_found_by_its_id_alone() {
     let look = async |deadline| {
         let transfers =
             cluster.router.find_transfer(TransferId(Uuid::from_u128(7)), None, |_| true, deadline).await.unwrap();
-        let holds = cluster.router.find_hold(TransferId(Uuid::from_u128(8)), None, deadline).await.unwrap();
+        let holds = cluster.router.find_hold(TransferId(Uuid::from_u128(8)), None, |_| true, deadline).await.unwrap();
         [(transfers.found.len(), transfers.unreachable.len()), (holds.found.len(), holds.unreachable.len())]
     };
     cluster.release_slot_of(&payer, 1);

@@ -43,6 +43,9 @@ use crate::core::{
 const DRIVE: Duration = Duration::from_secs(5);
 /// Attempts after which a saga is reported.
 const OVERDUE_ATTEMPTS: u32 = 10;
+/// Attempts at which recovery waits for the verdicts of other sagas. The pauses between attempts double, so that these take some seconds: a rival
+/// that has its verdict is settled meanwhile.
+const PATIENT_ATTEMPTS: u32 = 3;
 /// Full pages taken in a row before the next poll's turn: bounds one poll, not the backlog.
 const PAGES: usize = 64;
 /// A shard whose node reports no due saga is polled at one of so many turns.
@@ -80,10 +83,6 @@ impl Core {
 
     /// Drives the sagas of this id now, even if they are not due. Returns their number, one for each debit account.
     pub async fn retry_saga(&self, id: TransferId, deadline: Deadline) -> Result<usize, CallError> {
-        self.drive_saga(id, Verdicts::AtOnce, deadline).await
-    }
-
-    async fn drive_saga(&self, id: TransferId, verdicts: Verdicts, deadline: Deadline) -> Result<usize, CallError> {
         let retry_id = id_to_wire(id);
         let request = &ListSagasRequest {
             retry_id: retry_id.clone(),
@@ -98,7 +97,7 @@ impl Core {
                     // The shard may list others beside it; those have their own time.
                     records.retain(|record| record.id == retry_id);
                     found += records.len();
-                    drive(self, &shard, records, verdicts, deadline, &Reports::default()).await;
+                    drive(self, &shard, records, Verdicts::AtOnce, deadline, &Reports::default()).await;
                 }
                 Err(error) => failure = Some(error),
             }
@@ -124,18 +123,17 @@ impl Core {
             let found = self.find_transfer(id, debit, &sees, deadline).await?;
             // With several under one id, the client has to say first which one is meant.
             let pending = match found.found.as_slice() {
-                [one] if one.record.status == u32::from(TransferState::PENDING) => Arc::clone(&one.shard),
+                [one] if one.record.status == u32::from(TransferState::PENDING) => one,
                 _ => return Ok(found),
             };
             if let Some(closing) = self.closing() {
                 return Err(closing);
             }
             // The next look shows whether the transfer has ended. The client that ordered it may still drive it, and may wait for verdicts.
-            if let Err(error) = self.drive_saga(id, Verdicts::Awaited, deadline).await {
-                tracing::debug!(transfer = %id.0, %error, "cannot drive a transfer that is waited for");
-            }
+            let record = vec![pending.record.clone()];
+            drive(self, &pending.shard, record, Verdicts::Awaited, deadline, &Reports::default()).await;
             if !pace.pause(deadline).await {
-                return Err(CallError::Deferred { shard: pending });
+                return Err(CallError::Deferred { shard: Arc::clone(&pending.shard) });
             }
         }
     }
@@ -201,7 +199,7 @@ async fn poll(core: &Core, shard: &Shard, reports: &Reports) {
             reports.waiting(shard.id(), left_out, oldest_left_out_us, &absent);
         }
         let full = records.len() >= limit as usize;
-        drive(core, shard.id(), records, Verdicts::AtOnce, deadline, reports).await;
+        drive(core, shard.id(), records, Verdicts::AwaitedAtFirst, deadline, reports).await;
         if !full || core.tasks.token().is_cancelled() {
             return;
         }
@@ -273,6 +271,8 @@ enum Verdicts {
     AtOnce,
     /// The decision is not taken yet.
     Awaited,
+    /// The decision is not taken at the first [`PATIENT_ATTEMPTS`]. Two sagas may wait for each other's verdict, so that one of them must go on.
+    AwaitedAtFirst,
 }
 
 async fn drive(
@@ -286,8 +286,7 @@ async fn drive(
     if records.is_empty() {
         return;
     }
-    let Plan { mut sagas, overdue, unreadable } = plan(records);
-    sagas.iter_mut().for_each(|saga| saga.patient = verdicts == Verdicts::Awaited);
+    let Plan { mut sagas, overdue, unreadable } = plan(records, verdicts);
     reports.overdue(shard, &overdue);
     for (record, error) in unreadable {
         metrics::recovered(shard, "parked", 1);
@@ -319,12 +318,17 @@ struct Plan {
     unreadable: Vec<(TransferRecord, BadMessage)>,
 }
 
-fn plan(records: Vec<TransferRecord>) -> Plan {
+fn plan(records: Vec<TransferRecord>, verdicts: Verdicts) -> Plan {
     let mut plan = Plan::default();
     for record in records {
+        let patient = match verdicts {
+            Verdicts::AtOnce => false,
+            Verdicts::Awaited => true,
+            Verdicts::AwaitedAtFirst => record.attempts <= PATIENT_ATTEMPTS,
+        };
         match saga_of(&record) {
             Ok(Some(saga)) => {
-                plan.sagas.push(saga);
+                plan.sagas.push(Saga { patient, ..saga });
                 if record.attempts >= OVERDUE_ATTEMPTS {
                     plan.overdue.push(record);
                 }
@@ -397,7 +401,7 @@ mod tests {
 
     #[test]
     fn pending_transfers_are_taken_up_where_they_are() {
-        let plan = plan(vec![record(1, 0), record(1, OVERDUE_ATTEMPTS), record(2, 3)]);
+        let plan = plan(vec![record(1, 0), record(1, OVERDUE_ATTEMPTS), record(2, 3)], Verdicts::AtOnce);
         assert_eq!(plan.sagas.len(), 2, "the posted one needs nothing");
         assert!(plan.sagas.iter().all(|saga| saga.state == SagaState::Reserved));
         assert_eq!(plan.overdue.len(), 1);
@@ -408,7 +412,7 @@ mod tests {
     fn a_broken_record_is_reported_and_holds_up_nobody() {
         let broken = TransferRecord { id: vec![1, 2].into(), ..record(1, 0) };
         let nonsense = TransferRecord { asset: "us dollars".to_owned(), ..record(1, 0) };
-        let plan = plan(vec![broken, record(1, 0), nonsense, record(77, 0)]);
+        let plan = plan(vec![broken, record(1, 0), nonsense, record(77, 0)], Verdicts::AtOnce);
         assert_eq!(plan.sagas.len(), 1);
         assert_eq!(plan.unreadable.len(), 3);
     }

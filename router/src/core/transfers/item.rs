@@ -30,8 +30,6 @@ pub struct Item {
     defer_limited: bool,
     /// As in [`Line::is_large`].
     is_large: bool,
-    /// It is the only transfer of its request. The decisions of a batch keep their order and do not wait for other verdicts.
-    is_alone: bool,
     /// Whether it is refused depends on transfers to these accounts, among others, whose verdicts were not known at its last turn.
     waits_for: Vec<AccountId>,
 }
@@ -47,7 +45,7 @@ enum Progress {
 }
 
 impl Item {
-    pub fn new(transfer: NewTransfer, is_large: bool, is_alone: bool) -> Self {
+    pub fn new(transfer: NewTransfer, is_large: bool) -> Self {
         Self {
             debit: AccountKey::of(&transfer.debit),
             credit: AccountKey::of(&transfer.credit),
@@ -55,7 +53,6 @@ impl Item {
             resent_to: None,
             defer_limited: false,
             is_large,
-            is_alone,
             waits_for: Vec::new(),
             transfer,
         }
@@ -243,7 +240,7 @@ impl Item {
             state,
             debit_after: None,
             defer_limited: self.defer_limited,
-            patient: self.is_alone,
+            patient: true,
             put_off: false,
             parked: None,
             // A request with another key may continue a transfer: the register has the name that the source has.

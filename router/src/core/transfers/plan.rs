@@ -163,7 +163,8 @@ impl Wave {
             }
             Standing::Reserved => {
                 self.accounts.mark(line.debit, UNDECIDED_DEBIT);
-                let defer_limited = self.accounts.has(line.credit, UNDECIDED_DEBIT | WAITING_CREDIT | LOST_CREDIT);
+                let undecided = UNDECIDED_DEBIT | WAITING_CREDIT | LOST_DEBIT | LOST_CREDIT;
+                let defer_limited = self.accounts.has(line.credit, undecided);
                 let must_wait = self.accounts.has(line.credit, WAITING_DEBIT)
                     || (defer_limited && line.is_large)
                     || !self.has_room(None, Some(line.destination));

@@ -154,6 +154,41 @@ fn a_refusal_after_the_credit_side_waits_as_well() {
 }
 
 #[test]
+fn money_that_has_come_back_in_the_same_batch_is_not_counted_twice() {
+    let mut shard = rich(100);
+    limit(&mut shard, "alice", 200);
+    let rival = reserve(2, "alice", "carol", 60);
+    shard.one(Operation::Transfer(rival.clone()));
+    let coming = decide(&reserve(3, "eve", "alice", 60));
+    let outcomes = shard.run(&[settle(&rival, refused_verdict()), coming]);
+    let Outcome::Decided(decided) = &outcomes[1] else { panic!("a verdict: {outcomes:?}") };
+    assert_eq!(decided.verdict, Verdict::Credited);
+}
+
+#[test]
+fn a_credit_does_not_take_the_room_of_one_that_waits() {
+    let mut shard = rich(70);
+    limit(&mut shard, "alice", 100);
+    let rival = reserve(2, "alice", "carol", 50);
+    shard.one(Operation::Transfer(rival.clone()));
+    let patient = |n, amount| match decide(&reserve(n, "eve", "alice", amount)) {
+        Operation::Decide(decide) => Operation::Decide(Decide { patient: true, ..decide }),
+        other => other,
+    };
+    let outcomes = shard.run(&[patient(3, 60), patient(4, 20)]);
+    assert_eq!(outcomes, [Outcome::Undetermined(vec![id("carol")]), Outcome::Deferred]);
+    let outcomes = shard.run(&[settle(&rival, Verdict::Credited), patient(3, 60), patient(4, 20)]);
+    let verdicts: Vec<Verdict> = outcomes
+        .iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Decided(decided) => Some(decided.verdict),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(verdicts, [Verdict::Credited, Verdict::Credited]);
+}
+
+#[test]
 fn an_overdraft_that_only_missing_money_needs_is_not_refused_yet() {
     let overdraft = |limit| {
         Operation::UpdateAccount(UpdateAccount {
