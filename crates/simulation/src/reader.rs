@@ -182,7 +182,7 @@ impl Reader {
             What::Ordered(named) => {
                 let Named { id, debit, .. } = named.clone();
                 let found = self.ask(|router, until| async move {
-                    router.find_hold(id, names_debit.then_some(&debit), until).await
+                    router.find_hold(id, names_debit.then_some(&debit), |_| true, until).await
                 });
                 found.await.and_then(|found| {
                     let it = found.found.into_iter().find(|it| it.key.debit == named.debit).map(|it| it.hold);
