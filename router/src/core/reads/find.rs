@@ -124,6 +124,11 @@ async fn verdict_elsewhere(
     let view = core.view();
     let shard = view.shard(view.route(&credit));
     match ask(shard, &under(id), deadline).await {
+        // The credit account's slot changes hands: the shard has the verdict and does not own it.
+        Ok(answer) if answer.registers_elsewhere.contains(&record.debit) => {
+            found.unreachable.push(Arc::clone(shard.id()));
+            None
+        }
         Ok(answer) => verdict_of(record, &answer.registers).map(|register| (register, Arc::clone(shard.id()))),
         Err(_) => {
             found.unreachable.push(Arc::clone(shard.id()));
