@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::scope::Part;
+
 /// What slots come to at one position. The source keeps the sums of the last verification, and releases only what it has summed up.
 #[derive(Debug, Clone)]
 pub struct Verified {
@@ -24,6 +26,35 @@ pub struct Summed {
     pub holds: wire::HoldsSum,
 }
 
+/// What a journal has about the slots: the sums over its bookings, and the in-transit shares by asset, in minor units.
+#[derive(Debug, Default)]
+pub struct JournalSums {
+    pub bookings: BookingsDigest,
+    pub shares: BTreeMap<String, i128>,
+}
+
+impl JournalSums {
+    /// The sums of an earlier verification, and the ranges of positions (after, up to) that are still to be added so that they reach `position`. Without
+    /// an earlier one, these are the journal of the shard `number` and the parts that have come from other shards.
+    pub fn to_complete(before: Option<Verified>, number: u16, position: i64) -> (Self, Vec<(i64, i64)>) {
+        let own = Part::own(number);
+        let Some(Verified { bookings, shares, position: reached, .. }) = before else {
+            let parts = [0, 1].into_iter().filter_map(|part| Part::of(part, number));
+            let foreign = parts.map(|part| (part.after, part.last));
+            return (Self::default(), foreign.chain([(own.after, position)]).collect());
+        };
+        (Self { bookings, shares }, vec![(reached, position)])
+    }
+
+    /// Adds the sums over a range.
+    pub fn add(&mut self, bookings: &BookingsDigest, shares: impl IntoIterator<Item = (String, i128)>) {
+        self.bookings.add(bookings);
+        for (asset, share) in shares {
+            *self.shares.entry(asset).or_default() += share;
+        }
+    }
+}
+
 /// Sums over bookings, in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BookingsDigest {
@@ -40,8 +71,7 @@ impl Summed {
     /// Sums the accounts of each asset up over the slots.
     pub fn of(
         position: i64,
-        bookings: BookingsDigest,
-        shares: BTreeMap<String, i128>,
+        JournalSums { bookings, shares }: JournalSums,
         slots: Vec<wire::SlotSum>,
         accounts: Vec<wire::AccountState>,
         holds: wire::HoldsSum,

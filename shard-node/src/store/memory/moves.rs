@@ -31,7 +31,7 @@ use crate::{
         phase::Phase,
         progress::{self, Progress, SourceProgress},
         scope::{Part, contains},
-        sums::{BookingsDigest, Summed, Verified},
+        sums::{BookingsDigest, JournalSums, Summed, Verified},
     },
     store::{
         StoreError, Waypoint,
@@ -1047,20 +1047,10 @@ impl Tables {
     fn sum_up(&self, slots: &[SlotRange], number: u16, before: Option<Verified>, slot: Option<u32>) -> Summed {
         let own = Part::own(number);
         let position = self.highest(own).unwrap_or(own.after);
-        let (mut bookings, mut shares, from) = match before {
-            Some(before) => (before.bookings, before.shares, vec![(before.position, position)]),
-            None => {
-                let parts = [0, 1].into_iter().filter_map(|part| Part::of(part, number));
-                let foreign = parts.map(|part| (part.after, part.last));
-                (BookingsDigest::default(), BTreeMap::new(), foreign.chain([(own.after, position)]).collect())
-            }
-        };
-        for (after, to) in from {
-            let (digest, of_part) = self.digest(slots, after, to);
-            bookings.add(&digest);
-            for (asset, share) in of_part {
-                *shares.entry(asset).or_default() += share;
-            }
+        let (mut sums, ranges) = JournalSums::to_complete(before, number, position);
+        for (after, to) in ranges {
+            let (bookings, shares) = self.digest(slots, after, to);
+            sums.add(&bookings, shares);
         }
         let accounts = slot.and_then(|slot| Slot::try_from(slot).ok()).map(|slot| {
             let states = self.states(&[SlotRange::new(slot, slot).unwrap()], own).into_iter();
@@ -1074,8 +1064,8 @@ impl Tables {
             };
             states.map(state).collect()
         });
-        let sums = self.slot_sums(slots, own);
-        Summed::of(position, bookings, shares, sums, accounts.unwrap_or_default(), self.holds_sum(slots))
+        let of_slots = self.slot_sums(slots, own);
+        Summed::of(position, sums, of_slots, accounts.unwrap_or_default(), self.holds_sum(slots))
     }
 
     /// The accounts of slots as they are at the end of the journal: the newest leg beyond the folded position replaces a row.

@@ -1,7 +1,5 @@
 //! The store of moves that serves: a pool of connections for moves alone, because a copy must not take the connections of reads.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use shard_map::SlotRange;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
@@ -20,7 +18,7 @@ use crate::{
         phase::Phase,
         progress::{Progress, SourceProgress},
         scope::Part,
-        sums::{BookingsDigest, Summed, Verified},
+        sums::{JournalSums, Summed, Verified},
     },
     role::NodeRole,
     store::{ownership::as_multirange, session, session::column},
@@ -386,20 +384,10 @@ async fn sum_up_in_snapshot(
 ) -> Result<Summed, MoveError> {
     let own = Part::own(number);
     let position = tables::highest(connection, own).await?.unwrap_or(own.after);
-    let (mut bookings, mut shares, from) = match before {
-        Some(before) => (before.bookings, before.shares, vec![(before.position, position)]),
-        None => {
-            let parts = [0, 1].into_iter().filter_map(|part| Part::of(part, number));
-            let foreign = parts.map(|part| (part.after, part.last));
-            (BookingsDigest::default(), BTreeMap::new(), foreign.chain([(own.after, position)]).collect())
-        }
-    };
-    for (after, to) in from {
-        let (digest, of_part) = tables::bookings_digest(connection, slots, after, to).await?;
-        bookings.add(&digest);
-        for (asset, share) in of_part {
-            *shares.entry(asset).or_default() += share;
-        }
+    let (mut sums, ranges) = JournalSums::to_complete(before, number, position);
+    for (after, to) in ranges {
+        let (bookings, shares) = tables::bookings_digest(connection, slots, after, to).await?;
+        sums.add(&bookings, shares);
     }
     let slot_sums = tables::slot_sums(connection, slots, own).await?;
     let accounts = match slot.and_then(|slot| shard_map::Slot::try_from(slot).ok()) {
@@ -410,5 +398,5 @@ async fn sum_up_in_snapshot(
         None => Vec::new(),
     };
     let holds = tables::holds_sum(connection, slots).await?;
-    Ok(Summed::of(position, bookings, shares, slot_sums, accounts, holds))
+    Ok(Summed::of(position, sums, slot_sums, accounts, holds))
 }
