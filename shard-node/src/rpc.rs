@@ -411,13 +411,13 @@ impl ShardNode for Service {
         self.gate.saw_map_version(shard_map_version);
         let ranges = ownership
             .ranges()
-            .into_iter()
-            .map(|(first, last, ownership)| wire::OwnedRange {
-                first: first.into(),
-                last: last.into(),
+            .iter()
+            .map(|(slots, ownership)| wire::OwnedRange {
+                first: slots.first().index().into(),
+                last: slots.last().index().into(),
                 state: ownership.state as u32,
                 epoch: ownership.epoch,
-                peer: ownership.peer,
+                peer: ownership.peer.clone(),
             })
             .collect();
         Ok(Response::new(wire::GetOwnershipResponse {

@@ -116,6 +116,11 @@ impl ShardMap {
         self.owners[usize::from(slot.index())]
     }
 
+    /// The shard that owns each slot, in the order of the slots.
+    pub fn owners(&self) -> &[ShardIndex] {
+        &self.owners
+    }
+
     /// # Panics
     /// If the index belongs to another map and is out of range here.
     pub fn shard(&self, index: ShardIndex) -> &Shard {

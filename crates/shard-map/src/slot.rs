@@ -32,6 +32,11 @@ impl Slot {
         self.0
     }
 
+    /// The slot after this one; `None` for the last.
+    pub fn next(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+
     /// All slots in order.
     pub fn all() -> impl ExactSizeIterator<Item = Self> + DoubleEndedIterator {
         (0..SLOTS).map(Self)
@@ -116,6 +121,44 @@ impl SlotRange {
         (self.first..=self.last).contains(&slot)
     }
 
+    /// The slots from `first` to the one before `next`; `None` if there are none.
+    pub fn until(first: Slot, next: Slot) -> Option<Self> {
+        (first < next).then(|| Self { first, last: Slot(next.0 - 1) })
+    }
+
+    /// The slots that are in both ranges.
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        Self::new(self.first.max(other.first), self.last.min(other.last)).ok()
+    }
+
+    /// The slots of this range that come before all slots of `other`.
+    pub fn part_before(self, other: Self) -> Option<Self> {
+        let next = self.last.next().map_or(other.first, |next| next.min(other.first));
+        Self::until(self.first, next)
+    }
+
+    /// The slots of this range that come after all slots of `other`.
+    pub fn part_after(self, other: Self) -> Option<Self> {
+        let first = other.last.next()?.max(self.first);
+        Self::new(first, self.last).ok()
+    }
+
+    /// The places of the slots in a table of all slots.
+    pub fn indices(self) -> std::ops::RangeInclusive<usize> {
+        usize::from(self.first.0)..=usize::from(self.last.0)
+    }
+
+    /// Whether no slot lies between this range and `other`, which does not begin earlier.
+    pub fn reaches(self, other: Self) -> bool {
+        self.last.0 + 1 >= other.first.0
+    }
+
+    /// The slots of this range and of `other`, which begins later, and those in between.
+    #[must_use]
+    pub fn up_to(self, other: Self) -> Self {
+        Self { last: self.last.max(other.last), ..self }
+    }
+
     pub fn slots(self) -> impl DoubleEndedIterator<Item = Slot> {
         (self.first.0..=self.last.0).map(Slot)
     }
@@ -131,16 +174,22 @@ impl SlotRange {
     }
 }
 
-/// The fewest ranges that cover `slots`, which must be in ascending order.
-pub fn merge_slots(slots: impl IntoIterator<Item = Slot>) -> Vec<SlotRange> {
-    let mut ranges: Vec<SlotRange> = Vec::new();
-    for slot in slots {
-        match ranges.last_mut() {
-            Some(range) if range.last.0 + 1 >= slot.0 => range.last = slot,
-            _ => ranges.push(SlotRange { first: slot, last: slot }),
+/// The fewest ranges that cover slots or ranges of slots, which must be in ascending order.
+pub fn merge_slots(slots: impl IntoIterator<Item = impl Into<SlotRange>>) -> Vec<SlotRange> {
+    let mut merged: Vec<SlotRange> = Vec::new();
+    for range in slots.into_iter().map(Into::into) {
+        match merged.last_mut() {
+            Some(before) if before.reaches(range) => *before = before.up_to(range),
+            _ => merged.push(range),
         }
     }
-    ranges
+    merged
+}
+
+impl From<Slot> for SlotRange {
+    fn from(slot: Slot) -> Self {
+        Self { first: slot, last: slot }
+    }
 }
 
 impl fmt::Display for SlotRange {
@@ -197,6 +246,26 @@ mod tests {
     }
 
     #[test]
+    fn a_range_has_parts_before_within_and_after_another() {
+        let parts = |range: &str, other: &str| {
+            let (range, other): (SlotRange, SlotRange) = (range.parse().unwrap(), other.parse().unwrap());
+            let parts = [range.part_before(other), range.intersection(other), range.part_after(other)];
+            parts.map(|part| part.map(|part| part.to_string()).unwrap_or_default())
+        };
+        assert_eq!(parts("0-9", "3-5"), ["0-2", "3-5", "6-9"]);
+        assert_eq!(parts("3-5", "0-9"), ["", "3-5", ""]);
+        assert_eq!(parts("0-3", "3-5"), ["0-2", "3", ""]);
+        assert_eq!(parts("5-9", "3-5"), ["", "5", "6-9"]);
+        assert_eq!(parts("0-2", "3-5"), ["0-2", "", ""]);
+        assert_eq!(parts("6-9", "3-5"), ["", "", "6-9"]);
+        assert_eq!(parts("0-16383", "0-16383"), ["", "0-16383", ""]);
+        assert_eq!(parts("16383", "0-16382"), ["", "", "16383"]);
+        assert_eq!(SlotRange::until(Slot(3), Slot(3)), None);
+        assert_eq!(SlotRange::until(Slot(3), Slot(5)), Some("3-4".parse().unwrap()));
+        assert_eq!((Slot(3).next(), Slot::LAST.next()), (Some(Slot(4)), None));
+    }
+
+    #[test]
     fn an_even_split_covers_every_slot_once() {
         for parts in [1, 2, 3, 4, 7, 1000, SLOTS] {
             let ranges: Vec<_> = SlotRange::split_evenly(parts).collect();
@@ -208,11 +277,18 @@ mod tests {
     }
 
     #[test]
+    fn ranges_merge_where_they_touch_or_overlap() {
+        let ranges = ["0-2", "3", "5-9", "7-8", "8-12", "16383"].map(|text| text.parse::<SlotRange>().unwrap());
+        let text: Vec<_> = merge_slots(ranges).iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["0-3", "5-12", "16383"]);
+    }
+
+    #[test]
     fn slots_merge_into_the_fewest_ranges() {
         let slots = [0, 1, 2, 7, 9, 10].map(Slot);
         let text: Vec<_> = merge_slots(slots).iter().map(ToString::to_string).collect();
         assert_eq!(text, ["0-2", "7", "9-10"]);
         assert_eq!(merge_slots(Slot::all()), [SlotRange::ALL]);
-        assert!(merge_slots([]).is_empty());
+        assert!(merge_slots(Vec::<Slot>::new()).is_empty());
     }
 }

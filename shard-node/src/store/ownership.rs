@@ -1,8 +1,10 @@
 //! `slot_ownership`: which slots this shard owns. This table is authoritative; the shard map is a hint.
 
+use std::collections::BTreeSet;
+
 use identity::Disagreement;
 use ledger::{AccountId, outcome::NotOwner};
-use shard_map::{SLOTS, ShardMap, Slot, SlotRange, merge_slots};
+use shard_map::{ShardMap, Slot, SlotRange, merge_slots};
 use sqlx::PgConnection;
 
 use super::{
@@ -19,13 +21,8 @@ pub struct SlotOwnership {
     pub peer: String,
 }
 
-impl SlotOwnership {
-    /// Equal; quick where there is no move, which is nearly everywhere.
-    fn is_like(&self, other: &Self) -> bool {
-        let have_no_peer = self.peer.is_empty() && other.peer.is_empty();
-        (self.state, self.epoch) == (other.state, other.epoch) && (have_no_peer || self.peer == other.peer)
-    }
-}
+/// What is recorded of a slot that belongs to another shard.
+static ABSENT: SlotOwnership = SlotOwnership { state: SlotState::Absent, epoch: 0, peer: String::new() };
 
 /// The numbers are stored: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,36 +46,47 @@ impl SlotState {
 /// All slots, as of one `ownership_version`.
 #[derive(Debug, Clone)]
 pub struct Ownership {
-    slots: Vec<SlotOwnership>,
+    /// Slots with the same ownership, in ascending order and in the fewest ranges. Slots that are in none are absent.
+    ranges: Vec<(SlotRange, SlotOwnership)>,
     /// How many slots are owned, and the highest epoch.
     owned: usize,
     highest_epoch: i64,
 }
 
 impl Ownership {
-    /// What is recorded of each slot, in their order.
-    fn new(slots: Vec<SlotOwnership>) -> Self {
-        let owned = slots.iter().filter(|slot| slot.state == SlotState::Owned).count();
-        let highest_epoch = slots.iter().map(|slot| slot.epoch).max().unwrap_or(0);
-        Self { slots, owned, highest_epoch }
+    /// `ranges` are in ascending order and do not overlap.
+    fn new(ranges: impl IntoIterator<Item = (SlotRange, SlotOwnership)>) -> Self {
+        let mut merged: Vec<(SlotRange, SlotOwnership)> = Vec::new();
+        for (range, ownership) in ranges {
+            if ownership.state == SlotState::Absent {
+                continue;
+            }
+            match merged.last_mut() {
+                Some((before, same)) if *same == ownership && before.reaches(range) => {
+                    *before = before.up_to(range);
+                }
+                _ => merged.push((range, ownership)),
+            }
+        }
+        let owned = merged.iter().filter(|(_, ownership)| ownership.state == SlotState::Owned);
+        let owned = owned.map(|(range, _)| usize::from(range.len())).sum();
+        let highest_epoch = merged.iter().map(|(_, ownership)| ownership.epoch).max().unwrap_or(0);
+        Self { ranges: merged, owned, highest_epoch }
     }
 
     /// Every slot is owned.
     #[cfg(any(test, feature = "simulation"))]
     pub fn of_everything() -> Self {
-        let owned = SlotOwnership { state: SlotState::Owned, epoch: 1, peer: String::new() };
-        Self::new(vec![owned; usize::from(SLOTS)])
+        Self::of_ranges(&[SlotRange::ALL])
     }
 
     /// The slots of these ranges are owned, and the others never were.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn of_ranges(ranges: &[SlotRange]) -> Self {
-        let slot = |slot: Slot| {
-            let is_owned = ranges.iter().any(|range| range.contains(slot));
-            let (state, epoch) = if is_owned { (SlotState::Owned, 1) } else { (SlotState::Absent, 0) };
-            SlotOwnership { state, epoch, peer: String::new() }
-        };
-        Self::new(Slot::all().map(slot).collect())
+        let owned = SlotOwnership { state: SlotState::Owned, epoch: 1, peer: String::new() };
+        let mut ranges = ranges.to_vec();
+        ranges.sort_unstable();
+        Self::new(ranges.into_iter().map(|range| (range, owned.clone())))
     }
 
     /// Some slots are replaced, as `change` says of each. Returns how many.
@@ -88,18 +96,38 @@ impl Ownership {
         slots: &[SlotRange],
         change: impl Fn(&SlotOwnership) -> Option<SlotOwnership>,
     ) -> (Self, usize) {
-        let (mut changed, mut count) = (self.slots.clone(), 0);
-        for slot in slots.iter().copied().flat_map(SlotRange::slots) {
-            if let Some(new) = change(self.of(slot)) {
-                changed[usize::from(slot.index())] = new;
-                count += 1;
-            }
-        }
-        (Self::new(changed), count)
+        let mut count = 0;
+        let pieces = self.pieces(slots.iter().copied()).map(|piece| {
+            let before = self.of(piece.first());
+            let is_meant = slots.iter().any(|range| range.contains(piece.first()));
+            let new = is_meant.then(|| change(before)).flatten();
+            count += new.as_ref().map_or(0, |_| usize::from(piece.len()));
+            (piece, new.unwrap_or_else(|| before.clone()))
+        });
+        let changed = Self::new(pieces);
+        (changed, count)
+    }
+
+    /// All slots in ranges, in ascending order. The slots of a range have the same ownership here, and are either all or none of them in each of
+    /// `others`.
+    fn pieces(&self, others: impl IntoIterator<Item = SlotRange>) -> impl Iterator<Item = SlotRange> {
+        let ranges = self.ranges.iter().map(|(range, _)| *range).chain(others);
+        let edges = ranges.flat_map(|range| [Some(range.first()), range.last().next()]);
+        let firsts: BTreeSet<Slot> = edges.flatten().chain([Slot::FIRST]).collect();
+        let mut firsts = firsts.into_iter().peekable();
+        std::iter::from_fn(move || {
+            let first = firsts.next()?;
+            let last = SlotRange::new(first, Slot::LAST).ok();
+            firsts.peek().map_or(last, |next| SlotRange::until(first, *next))
+        })
     }
 
     pub fn of(&self, slot: Slot) -> &SlotOwnership {
-        &self.slots[usize::from(slot.index())]
+        let place = self.ranges.partition_point(|(range, _)| range.last() < slot);
+        match self.ranges.get(place) {
+            Some((range, ownership)) if range.contains(slot) => ownership,
+            _ => &ABSENT,
+        }
     }
 
     /// The fence of INV-2: a shard writes only slots that it owns.
@@ -129,7 +157,8 @@ impl Ownership {
 
     /// The slots that have come since `before`.
     pub fn gained_since(&self, before: &Self) -> Vec<SlotRange> {
-        merge_slots(Slot::all().filter(|slot| self.has_gained(*slot, before)))
+        let pieces = self.pieces(before.ranges.iter().map(|(range, _)| *range));
+        merge_slots(pieces.filter(|piece| self.has_gained(piece.first(), before)))
     }
 
     /// Whether the slot of a client's account has come since `before`.
@@ -139,13 +168,8 @@ impl Ownership {
 
     /// The owned slots with their epochs, in the fewest ranges.
     pub fn owned_ranges(&self) -> Vec<(SlotRange, i64)> {
-        let owned = self.ranges().into_iter().filter(|(_, _, ownership)| ownership.state == SlotState::Owned);
-        owned
-            .filter_map(|(first, last, ownership)| {
-                let slots = SlotRange::new(Slot::new(first)?, Slot::new(last)?).ok()?;
-                Some((slots, ownership.epoch))
-            })
-            .collect()
+        let owned = self.ranges.iter().filter(|(_, ownership)| ownership.state == SlotState::Owned);
+        owned.map(|(slots, ownership)| (*slots, ownership.epoch)).collect()
     }
 
     /// Why `map` must not replace `before`: it gives away a slot that this shard owns, or gives this shard a slot
@@ -157,8 +181,8 @@ impl Ownership {
             let remedy = "list every shard, and every removed shard under [[removed]]";
             return Some(Disagreement::new("shards of the map", "every known shard", found, remedy));
         }
-        let is_used = |slot: &Slot| matches!(self.of(*slot).state, SlotState::Owned | SlotState::Incoming);
-        if map.index_of(shard).is_none() && Slot::all().any(|slot| is_used(&slot)) {
+        let is_used = |state| matches!(state, SlotState::Owned | SlotState::Incoming);
+        if map.index_of(shard).is_none() && self.ranges.iter().any(|(_, ownership)| is_used(ownership.state)) {
             let found = format!("version {}, without shard {shard}", map.version);
             let remedy = "this shard owns slots, or receives some: `shardctl shard remove` takes only an empty shard out of the map";
             return Some(Disagreement::new("shards of the map", format!("shard {shard}"), found, remedy));
@@ -186,19 +210,9 @@ impl Ownership {
         self.highest_epoch
     }
 
-    /// Runs of slots with the same ownership, without absent ones: (first, last, ownership).
-    pub fn ranges(&self) -> Vec<(u16, u16, SlotOwnership)> {
-        let mut ranges: Vec<(u16, u16, SlotOwnership)> = Vec::new();
-        for (slot, ownership) in (0..SLOTS).zip(&self.slots) {
-            if ownership.state == SlotState::Absent {
-                continue;
-            }
-            match ranges.last_mut() {
-                Some((_, last, same)) if same.is_like(ownership) && *last + 1 == slot => *last = slot,
-                _ => ranges.push((slot, slot, ownership.clone())),
-            }
-        }
-        ranges
+    /// Ranges of slots with the same ownership, in ascending order. Slots that are in none are absent.
+    pub fn ranges(&self) -> &[(SlotRange, SlotOwnership)] {
+        &self.ranges
     }
 }
 
@@ -234,17 +248,17 @@ pub async fn load(session: &mut Session) -> Result<Ownership, StoreError> {
 }
 
 pub fn from_rows(rows: &[sqlx::postgres::PgRow]) -> Result<Ownership, StoreError> {
-    let absent = SlotOwnership { state: SlotState::Absent, epoch: 0, peer: String::new() };
-    let mut slots = vec![absent; usize::from(SLOTS)];
+    let mut slots = Vec::with_capacity(rows.len());
     for row in rows {
         let slot: i32 = column(row, "slot")?;
         let state: i16 = column(row, "state")?;
-        let place = usize::try_from(slot).ok().and_then(|slot| slots.get_mut(slot));
-        let (Some(place), Some(state)) = (place, SlotState::from_code(state)) else {
+        let (Ok(slot), Some(state)) = (Slot::try_from(slot), SlotState::from_code(state)) else {
             return Err(StoreError::Corrupt(format!("slot_ownership has slot {slot} in state {state}")));
         };
-        *place = SlotOwnership { state, epoch: column(row, "epoch")?, peer: column(row, "peer")? };
+        let ownership = SlotOwnership { state, epoch: column(row, "epoch")?, peer: column(row, "peer")? };
+        slots.push((SlotRange::from(slot), ownership));
     }
+    slots.sort_unstable_by_key(|(slot, _)| *slot);
     Ok(Ownership::new(slots))
 }
 
@@ -265,14 +279,57 @@ mod tests {
     }
 
     fn owning(ranges: &[(std::ops::Range<u16>, SlotState, &str)]) -> Ownership {
-        let absent = SlotOwnership { state: SlotState::Absent, epoch: 0, peer: String::new() };
-        let mut slots = vec![absent; usize::from(SLOTS)];
-        for (range, state, peer) in ranges {
-            for slot in range.clone() {
-                slots[usize::from(slot)] = SlotOwnership { state: *state, epoch: 1, peer: (*peer).to_owned() };
-            }
-        }
-        Ownership::new(slots)
+        let range = |slots: &std::ops::Range<u16>| format!("{}-{}", slots.start, slots.end - 1).parse().unwrap();
+        let of = |state: SlotState, peer: &str| SlotOwnership { state, epoch: 1, peer: peer.to_owned() };
+        Ownership::new(ranges.iter().map(|(slots, state, peer)| (range(slots), of(*state, peer))))
+    }
+
+    fn range(text: &str) -> SlotRange {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn slots_beside_and_between_the_ranges_are_absent() {
+        let ownership =
+            owning(&[(1..5, SlotState::Owned, ""), (5..7, SlotState::Owned, ""), (9..10, SlotState::Incoming, "s1")]);
+        let texts: Vec<String> = ownership.ranges().iter().map(|(range, _)| range.to_string()).collect();
+        assert_eq!(texts, ["1-6", "9"]);
+        let state = |slot: u16| ownership.of(Slot::new(slot).unwrap()).state;
+        let states: Vec<SlotState> = (0..11).map(state).collect();
+        let (absent, owned) = (SlotState::Absent, SlotState::Owned);
+        let incoming = SlotState::Incoming;
+        assert_eq!(states, [absent, owned, owned, owned, owned, owned, owned, absent, absent, incoming, absent]);
+        assert_eq!(ownership.owned(), 6);
+    }
+
+    #[test]
+    fn a_slot_that_left_and_came_back_counts_as_gained() {
+        let before = owning(&[(0..10, SlotState::Owned, ""), (10..20, SlotState::Incoming, "s1")]);
+        let epoch_2 = SlotOwnership { state: SlotState::Owned, epoch: 2, peer: String::new() };
+        let epoch_1 = SlotOwnership { epoch: 1, ..epoch_2.clone() };
+        let now = Ownership::new([
+            (range("0-3"), epoch_1.clone()),
+            (range("4-5"), epoch_2.clone()),
+            (range("6-9"), epoch_1),
+            (range("10-14"), epoch_2),
+        ]);
+        assert_eq!(now.gained_since(&before), [range("4-5"), range("10-14")]);
+        assert_eq!(before.gained_since(&before), []);
+    }
+
+    #[cfg(feature = "simulation")]
+    #[test]
+    fn a_change_touches_only_the_slots_that_it_names() {
+        let before = owning(&[(0..10, SlotState::Owned, "")]);
+        let released = SlotOwnership { state: SlotState::Released, epoch: 2, peer: "s1".to_owned() };
+        let (after, count) = before.changed(&[range("4-5"), range("9-12")], |slot| {
+            (slot.state == SlotState::Owned).then(|| released.clone())
+        });
+        assert_eq!(count, 3, "slots 10 to 12 are absent");
+        let texts: Vec<String> = after.ranges().iter().map(|(range, it)| format!("{range} {}", it.epoch)).collect();
+        assert_eq!(texts, ["0-3 1", "4-5 2", "6-8 1", "9 2"]);
+        let (gone, count) = after.changed(&[SlotRange::ALL], |_| Some(ABSENT.clone()));
+        assert_eq!((gone.ranges().len(), gone.owned(), count), (0, 0, usize::from(shard_map::SLOTS)));
     }
 
     #[test]

@@ -53,117 +53,149 @@ enum Word {
     Owner,
 }
 
-/// The result of recording a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
-    /// The statement counts, or an earlier one counts more.
-    Understood,
-    /// Two shards claim the slot at one epoch. INV-2 forbids this; an operator must look into it.
-    Conflict,
-}
-
-/// All facts, by slot.
+/// All facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    slots: Box<[Option<Fact>]>,
+    /// Slots with the same fact, in ascending order and in the fewest ranges. Of the other slots no shard has spoken.
+    ranges: Vec<(SlotRange, Fact)>,
 }
 
 impl Facts {
     pub fn none() -> Self {
-        Self { slots: vec![None; Slot::all().len()].into_boxed_slice() }
+        Self { ranges: Vec::new() }
     }
 
-    /// Records what `shard` says about a slot.
-    pub fn hear(&mut self, map: &ShardMap, shard: ShardIndex, slot: Slot, statement: SlotStatement) -> Heard {
+    /// Records what `shard` says about slots. Returns the slots that two shards claim at one epoch. INV-2 forbids this; an operator must look
+    /// into it.
+    pub fn hear(
+        &mut self,
+        map: &ShardMap,
+        shard: ShardIndex,
+        slots: impl Into<SlotRange>,
+        statement: SlotStatement,
+    ) -> Vec<SlotRange> {
+        let slots = slots.into();
         match statement {
             SlotStatement::Owned { epoch } => {
-                self.believe(map, slot, Fact { epoch, word: Word::Owner, owner: shard })
+                self.believe(map, slots, Fact { epoch, word: Word::Owner, owner: shard })
             }
             SlotStatement::Released { epoch, to: Some(owner) } => {
-                self.believe(map, slot, Fact { epoch, word: Word::Owner, owner })
+                self.believe(map, slots, Fact { epoch, word: Word::Owner, owner })
             }
             SlotStatement::Incoming { epoch, from: Some(owner) } => {
-                self.believe(map, slot, Fact { epoch, word: Word::Successor, owner })
+                self.believe(map, slots, Fact { epoch, word: Word::Successor, owner })
             }
             SlotStatement::Released { epoch, to: None } | SlotStatement::Incoming { epoch, from: None } => {
-                self.deny(slot, shard, epoch)
+                self.deny(slots, shard, epoch)
             }
-            SlotStatement::Absent => self.deny(slot, shard, i64::MAX),
+            SlotStatement::Absent => self.deny(slots, shard, i64::MAX),
         }
     }
 
-    fn believe(&mut self, map: &ShardMap, slot: Slot, said: Fact) -> Heard {
-        let place = &mut self.slots[usize::from(slot.index())];
+    fn believe(&mut self, map: &ShardMap, slots: SlotRange, said: Fact) -> Vec<SlotRange> {
         let rank = |fact: Fact| (fact.epoch, fact.word);
-        match *place {
-            Some(known) if rank(said) < rank(known) => Heard::Understood,
+        let mut contradicted = Vec::new();
+        self.replace(slots, |part, known| match known {
+            Some(known) if rank(said) < rank(known) => Some(known),
             Some(known) if rank(said) == rank(known) && said.owner != known.owner => {
-                // Routers that hear the two claims in different orders must not send one account to two shards, so
-                // the map decides.
-                if said.owner == map.owner(slot) {
-                    *place = Some(said);
-                }
-                if said.word == Word::Owner { Heard::Conflict } else { Heard::Understood }
+                contradicted.push(part);
+                Some(known)
             }
-            _ => {
-                *place = Some(said);
-                Heard::Understood
-            }
+            _ => Some(said),
+        });
+        // Routers that hear the two claims in different orders must not send one account to two shards, so the map decides.
+        for slot in contradicted.iter().flat_map(|part| part.slots()).filter(|slot| said.owner == map.owner(*slot)) {
+            self.replace(slot.into(), |_, _| Some(said));
         }
+        if said.word == Word::Owner { contradicted } else { Vec::new() }
     }
 
     /// Rule 3. A denial older than the belief is ignored.
-    fn deny(&mut self, slot: Slot, shard: ShardIndex, epoch: i64) -> Heard {
-        let place = &mut self.slots[usize::from(slot.index())];
-        if place.is_some_and(|known| known.owner == shard && known.epoch <= epoch) {
-            *place = None;
-        }
-        Heard::Understood
+    fn deny(&mut self, slots: SlotRange, shard: ShardIndex, epoch: i64) -> Vec<SlotRange> {
+        self.replace(slots, |_, known| known.filter(|known| known.owner != shard || known.epoch > epoch));
+        Vec::new()
     }
 
-    /// Rule 3 for shards that gave a complete list: they do not own what they do not list. `listed` says of each such shard which
-    /// slots it lists.
-    pub fn deny_unlisted(&mut self, listed: &HashMap<ShardIndex, Vec<bool>>) {
-        for (slot, place) in self.slots.iter_mut().enumerate() {
-            if place.and_then(|fact| listed.get(&fact.owner)).is_some_and(|slots| !slots[slot]) {
-                *place = None;
-            }
+    /// Rule 3 for shards that gave a complete list: they do not own what they do not list. `listed` has the slots that each such shard
+    /// lists, in any order.
+    pub fn deny_unlisted(&mut self, listed: &HashMap<ShardIndex, Vec<SlotRange>>) {
+        let before = std::mem::take(&mut self.ranges);
+        for (range, fact) in before {
+            let Some(listed) = listed.get(&fact.owner) else {
+                self.push(range, fact);
+                continue;
+            };
+            let mut kept: Vec<SlotRange> = listed.iter().filter_map(|listed| listed.intersection(range)).collect();
+            kept.sort_unstable();
+            merge_slots(kept).into_iter().for_each(|range| self.push(range, fact));
         }
+    }
+
+    /// Replaces what is believed of some slots. `belief` gets each range of them of which the same is believed.
+    fn replace(&mut self, slots: SlotRange, mut belief: impl FnMut(SlotRange, Option<Fact>) -> Option<Fact>) {
+        let ranges = std::mem::take(&mut self.ranges);
+        let parts = |part: fn(SlotRange, SlotRange) -> Option<SlotRange>| {
+            ranges.iter().filter_map(move |(range, fact)| Some((part(*range, slots)?, *fact)))
+        };
+        parts(SlotRange::part_before).for_each(|(part, fact)| self.push(part, fact));
+        let mut put = |part: SlotRange, known: Option<Fact>| {
+            belief(part, known).into_iter().for_each(|fact| self.push(part, fact));
+        };
+        // The first slot that is still to be looked at.
+        let mut next = Some(slots.first());
+        for (part, fact) in parts(SlotRange::intersection) {
+            next.and_then(|next| SlotRange::until(next, part.first())).into_iter().for_each(|part| put(part, None));
+            put(part, Some(fact));
+            next = part.last().next();
+        }
+        next.and_then(|next| SlotRange::new(next, slots.last()).ok()).into_iter().for_each(|part| put(part, None));
+        parts(SlotRange::part_after).for_each(|(part, fact)| self.push(part, fact));
+    }
+
+    /// Adds a fact about slots behind all others.
+    fn push(&mut self, range: SlotRange, fact: Fact) {
+        match self.ranges.last_mut() {
+            Some((before, same)) if *same == fact && before.reaches(range) => *before = before.up_to(range),
+            _ => self.ranges.push((range, fact)),
+        }
+    }
+
+    fn fact(&self, slot: Slot) -> Option<Fact> {
+        let place = self.ranges.partition_point(|(range, _)| range.last() < slot);
+        self.ranges.get(place).filter(|(range, _)| range.contains(slot)).map(|(_, fact)| *fact)
     }
 
     /// The shard that receives the requests of each slot.
     pub fn owners(&self, map: &ShardMap) -> Box<[ShardIndex]> {
-        Slot::all()
-            .zip(&self.slots)
-            .map(|(slot, fact)| fact.map_or_else(|| map.owner(slot), |fact| fact.owner))
-            .collect()
+        let mut owners: Box<[ShardIndex]> = map.owners().into();
+        for (range, fact) in &self.ranges {
+            owners[range.indices()].fill(fact.owner);
+        }
+        owners
     }
 
     /// The owner of a slot, if a shard said so.
     pub fn owner(&self, slot: Slot) -> Option<ShardIndex> {
-        self.slots[usize::from(slot.index())].map(|fact| fact.owner)
+        self.fact(slot).map(|fact| fact.owner)
     }
 
     /// The epoch of a slot's owner, if a shard said so.
     pub fn epoch(&self, slot: Slot) -> Option<i64> {
-        self.slots[usize::from(slot.index())].map(|fact| fact.epoch)
+        self.fact(slot).map(|fact| fact.epoch)
     }
 
     /// The same facts under a new map (rule 4), and the slots whose owner the new map lacks; for those the new map
     /// decides.
     pub fn carried_over(&self, old: &ShardMap, new: &ShardMap) -> (Self, Vec<SlotRange>) {
-        let mut lost = Vec::new();
         let indices: Vec<Option<ShardIndex>> = old.shards.iter().map(|shard| new.index_of(&shard.id)).collect();
-        let slots = Slot::all().zip(&self.slots).map(|(slot, fact)| {
-            let fact = (*fact)?;
-            let owner = indices[usize::from(fact.owner.0)];
-            if owner.is_none() {
-                lost.push(slot);
+        let (mut facts, mut lost) = (Self::none(), Vec::new());
+        for (range, fact) in &self.ranges {
+            match indices[usize::from(fact.owner.0)] {
+                Some(owner) => facts.push(*range, Fact { owner, ..*fact }),
+                None => lost.push(*range),
             }
-            owner.map(|owner| Fact { owner, ..fact })
-        });
-        let slots = slots.collect();
-        (Self { slots }, merge_slots(lost))
+        }
+        (facts, merge_slots(lost))
     }
 }
 
@@ -248,10 +280,41 @@ mod tests {
         let map = map_of(1, &["s0", "s1", "s2"]);
         for order in [[S0, S1], [S1, S0]] {
             let mut facts = Facts::none();
-            assert_eq!(facts.hear(&map, order[0], SLOT, owned(1)), Heard::Understood);
-            assert_eq!(facts.hear(&map, order[1], SLOT, owned(1)), Heard::Conflict);
+            assert_eq!(facts.hear(&map, order[0], SLOT, owned(1)), []);
+            assert_eq!(facts.hear(&map, order[1], SLOT, owned(1)), [SlotRange::from(SLOT)]);
             assert_eq!(facts.owners(&map)[0], S0);
         }
+    }
+
+    #[test]
+    fn a_statement_about_a_range_is_one_about_each_of_its_slots() {
+        let map = map_of(1, &["s0", "s1", "s2"]);
+        let statements = [
+            (S1, "10-30", owned(2)),
+            (S0, "0-40", owned(1)),
+            (S2, "5-9", owned(1)),
+            (S0, "25-35", released(3, S2)),
+            (S1, "0-16383", incoming(2, S0)),
+            (S1, "12-13", SlotStatement::Absent),
+            (S2, "16380-16383", owned(7)),
+            (S0, "38-50", SlotStatement::Released { epoch: 1, to: None }),
+        ];
+        let (mut by_range, mut by_slot) = (Facts::none(), Facts::none());
+        for (shard, slots, statement) in statements {
+            let slots: SlotRange = slots.parse().unwrap();
+            let conflicts = by_range.hear(&map, shard, slots, statement);
+            let by_one = slots.slots().flat_map(|slot| by_slot.hear(&map, shard, slot, statement));
+            assert_eq!(merge_slots(conflicts), merge_slots(by_one), "{slots}");
+            assert_eq!(by_range, by_slot, "{slots}");
+            assert!(by_range.ranges.iter().is_sorted_by(|(before, _), (after, _)| before.last() < after.first()));
+        }
+        let listed = HashMap::from([(S0, vec!["20-22".parse().unwrap(), "2-3".parse().unwrap()]), (S1, Vec::new())]);
+        by_range.deny_unlisted(&listed);
+        let kept = |slot: u16| by_range.owner(Slot::new(slot).unwrap());
+        assert_eq!(
+            [1, 2, 3, 4, 15, 26, 16_383].map(kept),
+            [None, Some(S0), Some(S0), None, None, Some(S2), Some(S2)]
+        );
     }
 
     #[test]

@@ -9,11 +9,7 @@ use ledger::outcome::NotOwner;
 use shard_map::{ShardIndex, Slot, SlotRange, merge_slots};
 use wire::GetOwnershipResponse;
 
-use super::{
-    Routing, Writer,
-    facts::{Heard, SlotStatement},
-    reload::Reload,
-};
+use super::{Routing, Writer, facts::SlotStatement, reload::Reload};
 use crate::core::metrics;
 
 /// What the shards' answers changed.
@@ -43,7 +39,7 @@ impl Routing {
             match SlotStatement::new(refusal.state.into(), refusal.epoch, peer) {
                 // A shard that owns the slot it refused received the slot while its answer was in transit.
                 SlotStatement::Owned { .. } => {}
-                statement => writer.hear(shard, slot, statement, &mut hearing),
+                statement => writer.hear(shard, slot.into(), statement, &mut hearing),
             }
         }
         hearing.report();
@@ -93,22 +89,20 @@ impl Routing {
     }
 
     /// Records what shards own. Returns the slots that two shards claim at one epoch.
-    fn record_owners<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)]) -> Vec<Slot> {
+    fn record_owners<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)]) -> Vec<SlotRange> {
         let mut writer = self.writer();
         let mut hearing = Hearing::default();
         let said = writer.understand(answers, &mut hearing);
-        let nothing = || vec![false; Slot::all().len()];
-        let mut listed: HashMap<ShardIndex, Vec<bool>> =
-            said.answered.iter().map(|shard| (*shard, nothing())).collect();
+        let mut listed: HashMap<ShardIndex, Vec<SlotRange>> =
+            said.answered.iter().map(|shard| (*shard, Vec::new())).collect();
         for (shard, slots, _) in &said.statements {
-            let of_shard = listed.entry(*shard).or_insert_with(nothing);
-            slots.slots().for_each(|slot| of_shard[usize::from(slot.index())] = true);
+            listed.entry(*shard).or_default().push(*slots);
         }
         // Drop unconfirmed beliefs before recording new statements: a shard that hands over a slot may answer before
         // its successor has learned of it.
         writer.facts.deny_unlisted(&listed);
         for (shard, slots, statement) in said.statements {
-            slots.slots().for_each(|slot| writer.hear(shard, slot, statement, &mut hearing));
+            writer.hear(shard, slots, statement, &mut hearing);
         }
         hearing.report();
         self.publish(&writer);
@@ -148,7 +142,7 @@ fn is_itself(asked: &str, answer: &GetOwnershipResponse) -> bool {
 /// The combined result of recording statements.
 #[derive(Default)]
 struct Hearing {
-    conflicts: Vec<Slot>,
+    conflicts: Vec<SlotRange>,
     unknown: Vec<String>,
 }
 
@@ -165,7 +159,7 @@ impl Hearing {
             tracing::warn!(shard = id, "a shard that is not in the shard map was named; ignored until a map has it");
         }
         if !self.conflicts.is_empty() {
-            metrics::slot_conflicts(self.conflicts.len());
+            metrics::slot_conflicts(self.conflicts.iter().map(|range| usize::from(range.len())).sum());
             let mut slots = self.conflicts.clone();
             slots.sort_unstable();
             let slots = merge_slots(slots).iter().map(SlotRange::to_string).collect::<Vec<_>>().join(", ");
@@ -182,20 +176,20 @@ struct Claims {
 }
 
 impl Writer {
-    fn hear(&mut self, shard: ShardIndex, slot: Slot, statement: SlotStatement, hearing: &mut Hearing) {
-        if self.facts.hear(&self.map, shard, slot, statement) == Heard::Conflict {
-            hearing.conflicts.push(slot);
-        }
+    fn hear(&mut self, shard: ShardIndex, slots: SlotRange, statement: SlotStatement, hearing: &mut Hearing) {
+        hearing.conflicts.extend(self.facts.hear(&self.map, shard, slots, statement));
     }
 
     /// The shards that say they own one of these slots.
-    fn claimants<S: AsRef<str>>(&self, slots: &[Slot], answers: &[(S, GetOwnershipResponse)]) -> Vec<Arc<str>> {
+    fn claimants<S: AsRef<str>>(&self, slots: &[SlotRange], answers: &[(S, GetOwnershipResponse)]) -> Vec<Arc<str>> {
         const OWNED: u32 = 1;
         let claims = |answer: &GetOwnershipResponse| {
             let owned = answer.ranges.iter().filter(|range| range.state == OWNED);
-            owned
-                .into_iter()
-                .any(|range| slots.iter().any(|slot| (range.first..=range.last).contains(&slot.index().into())))
+            owned.into_iter().any(|range| {
+                slots.iter().any(|slots| {
+                    range.first <= slots.last().index().into() && range.last >= slots.first().index().into()
+                })
+            })
         };
         answers.iter().filter(|(_, answer)| claims(answer)).map(|(id, _)| Arc::from(id.as_ref())).collect()
     }
