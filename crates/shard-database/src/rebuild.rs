@@ -143,9 +143,14 @@ const HIGHEST: &str = concat!(
 );
 const HOLDS: &str = "SELECT id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us \
      FROM shardledger.hold";
-// Rows of slots that are not owned are leftovers of a move, or of one that is under way.
+// Rows of slots that are not owned are leftovers of a move, or of one that is under way. While slots are incoming (state 3), a row may be there
+// before the booking of another shard that it belongs to.
 const SAGAS: &str = "SELECT s.position FROM shardledger.saga s LEFT JOIN shardledger.journal j ON j.position = s.position \
-     LEFT JOIN shardledger.slot_ownership o ON o.slot = j.payer_slot AND o.state = 1 WHERE j.position IS NULL OR o.slot IS NOT NULL";
+     LEFT JOIN shardledger.slot_ownership o ON o.slot = j.payer_slot AND o.state = 1 \
+     WHERE o.slot IS NOT NULL OR j.position IS NULL AND ( \
+       s.position >> 51 = (SELECT shard_number FROM shardledger.shard_identity) \
+       OR NOT EXISTS (SELECT FROM shardledger.slot_ownership incoming WHERE incoming.state = 3))";
+const _: () = assert!(Position::SEQUENCE_BITS == 51, "the statements here have the layout of positions");
 const WAYPOINTS: &str = "SELECT account, version, position, at_us FROM shardledger.waypoint";
 
 /// Reads the rows of `hold`, `saga` and `waypoint` in one snapshot.

@@ -20,7 +20,7 @@ struct Damage {
 
 /// Each account has taken part in one local or one cross-shard transfer. s0 pays, and s1 is paid. No damage changes the highest position or
 /// what a node reads again without traffic. Ids are UUIDs of version 7 and begin with 0.
-const DAMAGES: [Damage; 21] = [
+const DAMAGES: [Damage; 23] = [
     Damage {
         what: "a cent too many in a row",
         shard: 0,
@@ -83,6 +83,21 @@ const DAMAGES: [Damage; 21] = [
         sql: "INSERT INTO saga VALUES (1)",
         mend: "DELETE FROM saga",
         breaks: &["INV-3"],
+    },
+    Damage {
+        what: "a saga of another shard that never came",
+        shard: 1,
+        sql: "INSERT INTO saga VALUES (1)",
+        mend: "DELETE FROM saga",
+        breaks: &["INV-3"],
+    },
+    // No damage: a move copies the rows of sagas before the bookings that were appended meanwhile.
+    Damage {
+        what: "a saga whose booking is still to come",
+        shard: 1,
+        sql: "INSERT INTO saga VALUES (1); INSERT INTO slot_ownership VALUES (0, 3, 7, 's0')",
+        mend: "DELETE FROM saga; DELETE FROM slot_ownership WHERE slot = 0",
+        breaks: &[],
     },
     Damage {
         what: "a hold that was never placed",
