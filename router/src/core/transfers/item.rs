@@ -32,6 +32,8 @@ pub struct Item {
     is_large: bool,
     /// Whether it is refused depends on transfers to these accounts, among others, whose verdicts were not known at its last turn.
     waits_for: Vec<AccountId>,
+    /// Whether the decision of its reserve was put off at its last turn, until verdicts of other transfers are known.
+    is_put_off: bool,
 }
 
 enum Progress {
@@ -54,6 +56,7 @@ impl Item {
             defer_limited: false,
             is_large,
             waits_for: Vec::new(),
+            is_put_off: false,
             transfer,
         }
     }
@@ -63,7 +66,11 @@ impl Item {
     }
 
     pub fn waits_for_verdicts(&self) -> bool {
-        self.is_new() && !self.waits_for.is_empty()
+        match self.progress {
+            Progress::New => !self.waits_for.is_empty(),
+            Progress::Reserved(_) => self.is_put_off,
+            Progress::Lost(_) | Progress::Finished(_) => false,
+        }
     }
 
     /// Ends the transfer if it waits for verdicts of shards that are all cut off.
@@ -251,7 +258,8 @@ impl Item {
     /// Takes the end of the saga. A saga that has not ended goes on without this request.
     pub fn conclude(&mut self, saga: Saga) {
         let Progress::Reserved(answer) = &self.progress else { return };
-        if saga.put_off {
+        self.is_put_off = saga.put_off;
+        if self.is_put_off {
             return;
         }
         let answer = TransferAnswer {
