@@ -144,7 +144,8 @@ impl OwnCluster {
     /// # Errors
     /// The command fails. The error contains its output.
     pub async fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = tokio::process::Command::from(self.command()?).args(arguments).output().await?;
+        let output =
+            tokio::process::Command::from(self.command()?).args(arguments).kill_on_drop(true).output().await?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "shardctl {}: {said}", arguments.join(" "));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
