@@ -131,8 +131,16 @@ impl Facts {
         }
     }
 
-    /// Replaces what is believed of some slots. `belief` gets each range of them of which the same is believed.
+    /// Replaces what is believed of some slots. `belief` gets each range of them of which the same is believed, some of them twice if it changes
+    /// what is believed.
     fn replace(&mut self, slots: SlotRange, mut belief: impl FnMut(SlotRange, Option<Fact>) -> Option<Fact>) {
+        // Most statements repeat what is believed already: a batch is refused with one statement for each of its operations.
+        if let Some((range, known)) = self.range_of(slots.first())
+            && range.contains(slots.last())
+            && belief(slots, Some(known)) == Some(known)
+        {
+            return;
+        }
         let ranges = std::mem::take(&mut self.ranges);
         let parts = |part: fn(SlotRange, SlotRange) -> Option<SlotRange>| {
             ranges.iter().filter_map(move |(range, fact)| Some((part(*range, slots)?, *fact)))
@@ -160,9 +168,13 @@ impl Facts {
         }
     }
 
-    fn fact(&self, slot: Slot) -> Option<Fact> {
+    fn range_of(&self, slot: Slot) -> Option<(SlotRange, Fact)> {
         let place = self.ranges.partition_point(|(range, _)| range.last() < slot);
-        self.ranges.get(place).filter(|(range, _)| range.contains(slot)).map(|(_, fact)| *fact)
+        self.ranges.get(place).filter(|(range, _)| range.contains(slot)).copied()
+    }
+
+    fn fact(&self, slot: Slot) -> Option<Fact> {
+        self.range_of(slot).map(|(_, fact)| fact)
     }
 
     /// The shard that receives the requests of each slot.
