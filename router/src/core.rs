@@ -2,7 +2,7 @@
 //!
 //! [`Core`] is what the edge calls. Its methods stand beside their subject:
 //!
-//! - [`transfers`], [`holds`] and [`accounts`] execute what a client orders; [`reads`] reads.
+//! - [`transfers`], [`holds`], [`accounts`] and [`erasure`] execute what a client orders; [`reads`] reads.
 //! - [`saga`] drives transfers between shards, and lists those under way.
 //!
 //! Below them:
@@ -18,6 +18,7 @@
 mod accounts;
 mod background;
 pub mod call;
+mod erasure;
 #[cfg(test)]
 pub mod fake_cluster;
 pub mod handover;

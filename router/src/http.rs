@@ -3,8 +3,8 @@
 //! The edge turns requests into the words of the ledger, and answers of the core into those of the contract. It decides nothing about money or
 //! routing, and keeps no state of either. Start at [`routes`]: every route, and every layer around them.
 //!
-//! Each resource has its bodies, handlers and answers in one place: [`accounts`], [`balances`], [`entries`], [`transfers`], [`holds`], and
-//! [`history`], which lists transfers and holds of an account. [`json`] reads bodies, [`parameters`] the rest of a request, [`answer`] writes
+//! Each resource has its bodies, handlers and answers in one place: [`accounts`], [`balances`], [`entries`], [`transfers`], [`holds`],
+//! [`history`], which lists transfers and holds of an account, and [`metadata`], which erases that of each of them. [`json`] reads bodies, [`parameters`] the rest of a request, [`answer`] writes
 //! answers, and every error of every layer is a [`problem`].
 
 mod access;
@@ -19,6 +19,7 @@ mod entries;
 mod history;
 mod holds;
 mod json;
+mod metadata;
 pub mod metrics;
 mod openapi;
 pub mod parameters;
@@ -38,7 +39,7 @@ use axum::{
     extract::{Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use futures_util::FutureExt;
 use ledger::AssetRegistry;
@@ -151,11 +152,12 @@ impl Edge {
 // === routes ===
 
 /// The routes; [`openapi`] describes the same ones, which a test holds them to.
-fn routes() -> [(&'static str, MethodRouter<Edge>); 15] {
+fn routes() -> [(&'static str, MethodRouter<Edge>); 18] {
     [
         ("/v1/accounts", post(accounts::open).get(accounts::list::list)),
         ("/v1/accounts:batch", post(accounts::open_batch)),
         ("/v1/accounts/{id}", get(accounts::show).patch(accounts::change::change)),
+        ("/v1/accounts/{id}/metadata", delete(metadata::of_account)),
         ("/v1/accounts/{id}/entries", get(entries::list)),
         ("/v1/accounts/{id}/balance", get(balances::balance)),
         ("/v1/balances", get(balances::sum)),
@@ -163,10 +165,12 @@ fn routes() -> [(&'static str, MethodRouter<Edge>); 15] {
         ("/v1/transfers:batch", post(transfers::batch::order_batch)),
         ("/v1/transfers/{id}", get(transfers::show)),
         ("/v1/transfers/{id}/reverse", post(transfers::reversal::reverse)),
+        ("/v1/transfers/{id}/metadata", delete(metadata::of_transfer)),
         ("/v1/holds", post(holds::place).get(history::holds)),
         ("/v1/holds/{id}", get(holds::show)),
         ("/v1/holds/{id}/capture", post(holds::capture)),
         ("/v1/holds/{id}/release", post(holds::release)),
+        ("/v1/holds/{id}/metadata", delete(metadata::of_hold)),
         ("/openapi.json", get(openapi::serve)),
     ]
 }

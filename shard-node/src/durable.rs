@@ -136,6 +136,10 @@ steps! {
     ReleaseHold "release_hold" LANE,
     /// A batch that expires a hold.
     ExpireHold "expire_hold" LANE,
+    /// A batch that erases the metadata of a transfer.
+    EraseTransfer "erase_transfer" LANE,
+    /// A batch that erases the metadata of a hold.
+    EraseHold "erase_hold" LANE,
     /// A chunk of rows of accounts.
     FoldAccounts "fold_accounts" FOLD,
     /// The folded position.
@@ -269,6 +273,8 @@ fn step_of(kind: BookingKind) -> Option<DurableStep> {
         BookingKind::HoldCaptured => DurableStep::CaptureHold,
         BookingKind::HoldReleased => DurableStep::ReleaseHold,
         BookingKind::HoldExpired => DurableStep::ExpireHold,
+        BookingKind::TransferErased => DurableStep::EraseTransfer,
+        BookingKind::HoldErased => DurableStep::EraseHold,
         BookingKind::MovedOut | BookingKind::MovedIn | BookingKind::SharesOut | BookingKind::SharesIn => return None,
     })
 }

@@ -190,6 +190,8 @@ pub fn kind_label(kind: BookingKind) -> &'static str {
         BookingKind::MovedIn => "moved_in",
         BookingKind::SharesOut => "shares_out",
         BookingKind::SharesIn => "shares_in",
+        BookingKind::TransferErased => "transfer_erased",
+        BookingKind::HoldErased => "hold_erased",
         BookingKind::Posted => "posted",
         BookingKind::Rejected => "rejected",
         BookingKind::Reserved => "reserved",

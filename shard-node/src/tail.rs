@@ -219,6 +219,9 @@ impl Tail {
                 }
                 None => {}
             }
+            if let Some(erasure) = booking.erasure() {
+                sagas.erase(&erasure);
+            }
         }
         current.bookings += bookings.len();
         current.batch = batch;

@@ -14,9 +14,10 @@
 //!   answered from it.
 //!
 //! One file a subject: [`account_changes`], [`transfers`] (payments, captures, reversals), [`holds`], [`saga_steps`] (also what
-//! depends on verdicts that are not known), [`undoing`] (atomic groups, dry runs), [`prior`] (what is known of ids used before).
+//! depends on verdicts that are not known), [`erasure`] (of metadata), [`undoing`] (atomic groups, dry runs), [`prior`] (what is known of ids used before).
 
 mod account_changes;
+mod erasure;
 mod holds;
 mod prior;
 mod saga_steps;
@@ -153,6 +154,7 @@ impl<'a> Batch<'a> {
             Operation::PlaceHold(place) => self.place_hold(place),
             Operation::ReleaseHold(release) => self.release_hold(release),
             Operation::ExpireHold(key) => self.expire_hold(key),
+            Operation::EraseMetadata(erase) => self.erase_metadata(erase),
             Operation::DryRun(operation) => self.dry_run(operation),
             Operation::OrNothing(operation) => self.or_nothing(operation),
         };

@@ -1,4 +1,4 @@
-//! Bookings: the rows of the journal. A booking is written once and never changed.
+//! Bookings: the rows of the journal. A booking is written once and never changed, except that an erasure replaces its metadata.
 //!
 //! A booking has at most two legs, one of its payer and one of its payee. A leg records the account's version and its
 //! balances after the booking, so the newest leg of an account is the account's state. The in-transit account of a
@@ -68,6 +68,8 @@ pub struct Extra {
     pub captured: Option<i64>,
     /// Of an account that was opened or updated.
     pub attributes: Option<Attributes>,
+    /// The transfer or hold whose metadata was erased. Its debit account is the booking's payee.
+    pub erases: Option<TransferId>,
 }
 
 /// Attributes of an account, without its overdraft, which each leg carries, and without its metadata.
@@ -95,6 +97,10 @@ pub enum BookingKind {
     SharesOut = 6,
     /// Slots came from another shard: the in-transit shares of the bookings that came with them. No balance changes.
     SharesIn = 7,
+    /// The metadata of a transfer was erased. The payer is the account whose shard erased it from its bookings.
+    TransferErased = 8,
+    /// The metadata of a hold was erased. The payer is the hold's.
+    HoldErased = 9,
     /// A transfer between two accounts of the shard.
     Posted = 11,
     /// A transfer was refused; no money moved.
@@ -137,6 +143,18 @@ pub enum Role {
     HoldEnd = 5,
 }
 
+/// Whose metadata a booking erases from earlier bookings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Erasure<'b> {
+    Transfer(TransferKey),
+    Hold(TransferKey),
+    /// Of an account, from its opening and its updates before a version.
+    Account {
+        id: &'b AccountId,
+        before_version: i64,
+    },
+}
+
 /// A side of a booking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
@@ -152,7 +170,7 @@ pub struct Change {
 }
 
 impl BookingKind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Opened,
         Self::Updated,
         Self::Marker,
@@ -160,6 +178,8 @@ impl BookingKind {
         Self::MovedIn,
         Self::SharesOut,
         Self::SharesIn,
+        Self::TransferErased,
+        Self::HoldErased,
         Self::Posted,
         Self::Rejected,
         Self::Reserved,
@@ -260,6 +280,52 @@ impl Booking {
 
     pub fn purpose(&self) -> Purpose {
         self.extra.as_ref().map_or(Purpose::Payment, |extra| extra.purpose)
+    }
+
+    /// What the booking erases; `None`: nothing.
+    pub fn erasure(&self) -> Option<Erasure<'_>> {
+        let of_key = || {
+            let id = self.extra.as_ref()?.erases?;
+            Some(TransferKey { id, debit: self.payee.clone()? })
+        };
+        match self.kind {
+            BookingKind::TransferErased => Some(Erasure::Transfer(of_key()?)),
+            BookingKind::HoldErased => Some(Erasure::Hold(of_key()?)),
+            BookingKind::Updated if self.metadata() == Metadata::erased() => {
+                Some(Erasure::Account { id: &self.payer, before_version: self.payer_leg?.version })
+            }
+            _ => None,
+        }
+    }
+
+    /// Erases the metadata of both copies of a booking, if an erasure has reached one of them.
+    pub fn share_erasure(&mut self, copy: &mut Self) {
+        let erased = Some(Metadata::erased());
+        let (Some(here), Some(there)) = (&mut self.extra, &mut copy.extra) else { return };
+        if here.metadata.is_some()
+            && there.metadata.is_some()
+            && (here.metadata == erased || there.metadata == erased)
+        {
+            here.metadata.clone_from(&erased);
+            there.metadata = erased;
+        }
+    }
+
+    /// Replaces the metadata, if it is what `erasure` erases.
+    pub fn erase(&mut self, erasure: &Erasure<'_>) {
+        let is_meant = match erasure {
+            Erasure::Transfer(key) => self.kind.role() == Role::Transfer && self.key().as_ref() == Some(key),
+            Erasure::Hold(key) => self.kind.role() == Role::Hold && self.key().as_ref() == Some(key),
+            Erasure::Account { id, before_version } => {
+                matches!(self.kind, BookingKind::Opened | BookingKind::Updated)
+                    && self.payer == **id
+                    && self.payer_leg.is_some_and(|leg| leg.version < *before_version)
+            }
+        };
+        let metadata = self.extra.as_mut().and_then(|extra| extra.metadata.as_mut());
+        if let Some(metadata) = metadata.filter(|metadata| is_meant && metadata.has_text()) {
+            *metadata = Metadata::erased();
+        }
     }
 
     pub fn metadata(&self) -> Metadata {

@@ -11,10 +11,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
-    Account, AccountId, AssetCode, Hold, HoldKey, HoldStatus, Position, TransferKey,
+    Account, AccountId, AssetCode, Hold, HoldKey, HoldStatus, Metadata, Position, TransferKey,
     accounts::Accounts,
     batch::{Effects, HoldRow, Named, Openings, Stored},
-    booking::{Booking, BookingKind, Role},
+    booking::{Booking, BookingKind, Erasure, Role},
     fold::{self, SagaChange},
     history::{self, Original, StoredRegister, StoredTransfer},
     operation::{CreateAccount, Operation},
@@ -298,6 +298,15 @@ impl Journal {
     }
 
     fn push(&mut self, booking: Booking) {
+        if let Some(erasure) = booking.erasure() {
+            self.bookings.iter_mut().for_each(|earlier| earlier.erase(&erasure));
+            if let Erasure::Hold(key) = &erasure
+                && let Some((hold, _)) = self.holds.get_mut(&HoldKey { id: key.id, debit: key.debit.clone() })
+                && hold.metadata.has_text()
+            {
+                hold.metadata = Metadata::erased();
+            }
+        }
         let place = self.bookings.len();
         assert_eq!(self.positions.insert(booking.position, place), None, "a position twice");
         if let Some(key) = booking.key() {
@@ -328,14 +337,14 @@ impl Journal {
     }
 
     /// Copies a booking of another shard. Returns false if another booking has its position.
-    pub fn copy_in(&mut self, booking: Booking) -> bool {
-        match self.at(booking.position) {
-            Some(there) => *there == booking,
-            None => {
-                self.push(booking);
-                true
-            }
-        }
+    pub fn copy_in(&mut self, mut booking: Booking) -> bool {
+        let Some(&place) = self.positions.get(&booking.position) else {
+            self.push(booking);
+            return true;
+        };
+        let there = &mut self.bookings[place];
+        there.share_erasure(&mut booking);
+        *there == booking
     }
 
     /// Removes bookings, as the end of a move does. Returns how many.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// A JSON object of strings with sorted keys; the empty map is the empty string.
+/// A JSON object of strings with sorted keys; the empty map is the empty string. Erased metadata is the text [`Metadata::ERASED`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata(Option<Arc<str>>);
 
@@ -22,8 +22,16 @@ impl Metadata {
     /// Keys and values together.
     pub const MAX_BYTES: usize = 4096;
 
+    /// The canonical form of what was erased. No client can send it, because it is no JSON object.
+    pub const ERASED: &str = "-";
+
     pub fn empty() -> Self {
         Self(None)
+    }
+
+    /// What stands in place of erased metadata.
+    pub fn erased() -> Self {
+        Self(Some(Arc::from(Self::ERASED)))
     }
 
     pub fn from_map(map: &BTreeMap<String, String>) -> Result<Self, MetadataError> {
@@ -55,5 +63,16 @@ impl Metadata {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Whether there is something to erase.
+    pub fn has_text(&self) -> bool {
+        self.0.as_deref().is_some_and(|text| text != Self::ERASED)
+    }
+
+    /// Whether a repeated request has other metadata than the first one. What was erased cannot be compared, and counts as equal.
+    pub fn differs_from(&self, other: &Self) -> bool {
+        let is_erased = |metadata: &Self| metadata.0.as_deref() == Some(Self::ERASED);
+        !is_erased(self) && !is_erased(other) && self != other
     }
 }

@@ -18,6 +18,8 @@ pub enum Operation {
     ReleaseHold(ReleaseHold),
     /// Does nothing unless the hold's time is over.
     ExpireHold(HoldKey),
+    /// Of a transfer or hold. That of an account is erased by an update with [`Metadata::erased`].
+    EraseMetadata(EraseMetadata),
     /// Decides and leaves no trace: the answer is what the operation would be answered now.
     DryRun(Box<Operation>),
     /// Takes effect, or leaves no trace: a refusal is answered and not stored, so that the id stays free. For repairs.
@@ -47,6 +49,8 @@ impl Operation {
             }
             Self::PlaceHold(place) => visit(&place.debit),
             Self::ReleaseHold(ReleaseHold { key, .. }) | Self::ExpireHold(key) => visit(&key.debit),
+            // No account changes.
+            Self::EraseMetadata(_) => {}
             Self::DryRun(operation) | Self::OrNothing(operation) => operation.for_each_account(visit),
         }
     }
@@ -59,6 +63,11 @@ impl Operation {
             Self::AtomicTransfers(items) => items.iter().for_each(|item| visit(Role::Transfer, item.id, &item.debit)),
             Self::Decide(decide) => visit(Role::Register, decide.id, &decide.debit),
             Self::Settle(settle) => visit(Role::Settlement, settle.id, &settle.debit),
+            Self::EraseMetadata(erase) => {
+                if erase.of == Erased::Transfer {
+                    visit(Role::Transfer, erase.id, &erase.debit);
+                }
+            }
             Self::DryRun(operation) | Self::OrNothing(operation) => operation.for_each_key(visit),
             Self::CreateAccount(_)
             | Self::UpdateAccount(_)
@@ -78,6 +87,7 @@ impl Operation {
             Self::Settle(settle) => captured(settle.purpose, &settle.debit),
             Self::PlaceHold(place) => Some(place.key()),
             Self::ReleaseHold(ReleaseHold { key, .. }) | Self::ExpireHold(key) => Some(key.clone()),
+            Self::EraseMetadata(erase) => (erase.of == Erased::Hold).then(|| erase.key()),
             Self::DryRun(operation) | Self::OrNothing(operation) => operation.hold(),
             // Atomic groups hold payments only.
             Self::AtomicTransfers(_) | Self::Decide(_) | Self::CreateAccount(_) | Self::UpdateAccount(_) => None,
@@ -119,7 +129,8 @@ impl Operation {
             | Self::UpdateAccount(_)
             | Self::PlaceHold(_)
             | Self::ReleaseHold(_)
-            | Self::ExpireHold(_) => None,
+            | Self::ExpireHold(_)
+            | Self::EraseMetadata(_) => None,
         }
     }
 
@@ -148,8 +159,8 @@ impl CreateAccount {
     /// Whether both open one account with the same attributes, whichever key ordered them.
     pub fn opens_the_same(&self, other: &Self) -> bool {
         let Self { id, asset, overdraft, max_balance, metadata, ordered_by: _ } = self;
-        (id, asset, overdraft, max_balance, metadata)
-            == (&other.id, &other.asset, &other.overdraft, &other.max_balance, &other.metadata)
+        (id, asset, overdraft, max_balance) == (&other.id, &other.asset, &other.overdraft, &other.max_balance)
+            && !metadata.differs_from(&other.metadata)
     }
 
     /// What opens an account like this one.
@@ -170,7 +181,7 @@ impl CreateAccount {
             (self.asset != account.asset, "asset"),
             (self.overdraft != account.overdraft, "overdraft"),
             (self.max_balance != account.max_balance, "max_balance"),
-            (self.metadata != account.metadata, "metadata"),
+            (self.metadata.differs_from(&account.metadata), "metadata"),
         ]
         .into_iter()
         .find_map(|(differs, field)| differs.then_some(field))
@@ -348,6 +359,33 @@ pub struct ReleaseHold {
     pub key: HoldKey,
     /// As in [`Transfer::ordered_by`].
     pub ordered_by: Option<KeyName>,
+}
+
+/// Erases the metadata of a transfer or hold from the bookings of one shard (`docs/adr/0021`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EraseMetadata {
+    pub of: Erased,
+    pub id: TransferId,
+    /// The debit account of the transfer or hold.
+    pub debit: AccountId,
+    /// The account whose shard erases: the debit account, or the credit account of a transfer. A move of slots leaves a copy of a transfer's booking
+    /// at the shard of the account that stays.
+    pub at: AccountId,
+    /// As in [`Transfer::ordered_by`].
+    pub ordered_by: Option<KeyName>,
+}
+
+/// What the metadata is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erased {
+    Transfer,
+    Hold,
+}
+
+impl EraseMetadata {
+    pub fn key(&self) -> TransferKey {
+        TransferKey { id: self.id, debit: self.debit.clone() }
+    }
 }
 
 impl From<HoldKey> for ReleaseHold {

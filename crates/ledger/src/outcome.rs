@@ -10,6 +10,7 @@ pub enum Outcome {
     Atomic(AtomicOutcome),
     Decided(Decided),
     Settled(Settled),
+    MetadataErased(MetadataErased),
     NotOwner(NotOwner),
     /// Not executed: something earlier of the same request has to finish first.
     Deferred,
@@ -62,6 +63,16 @@ pub enum AccountOutcome {
         account: Account,
         refused: Refused,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataErased {
+    /// It was erased by this operation.
+    Now,
+    /// There is none, or it was erased before.
+    Nothing,
+    /// There is no such transfer or hold in the shard's journal.
+    NotFound,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,14 +21,14 @@ macro_rules! journal_columns {
     // Columns that few bookings have. The last one is `ordered_by`, which all first answers have if routers have keys.
     (extra) => {
         "metadata, refusal, side, hold, reverses, whole, final, cross_shard, answer_position, first_attempt_us, expires_at_us, \
-         captured, status, max_balance, ordered_by"
+         captured, status, max_balance, erases, ordered_by"
     };
     // All columns of a row named `j`.
     (j) => {
         "j.position, j.amount, j.at_us, j.payer_version, j.payer_previous, j.payer_posted, j.payer_held, j.payer_overdraft, \
          j.payee_version, j.payee_previous, j.payee_posted, j.payee_held, j.payee_overdraft, j.payer_slot, j.payee_slot, \
          j.kind, j.role, j.id, j.payer, j.payee, j.asset, j.metadata, j.refusal, j.side, j.hold, j.reverses, j.whole, j.final, \
-         j.cross_shard, j.answer_position, j.first_attempt_us, j.expires_at_us, j.captured, j.status, j.max_balance, j.ordered_by"
+         j.cross_shard, j.answer_position, j.first_attempt_us, j.expires_at_us, j.captured, j.status, j.max_balance, j.erases, j.ordered_by"
     };
 }
 
@@ -59,7 +59,7 @@ pub fn slots_from_row(row: &PgRow) -> Result<(i16, i16), sqlx::Error> {
 }
 
 /// The names of the columns, in the order of [`journal_columns!`].
-const NAMES: [&str; 36] = [
+const NAMES: [&str; 37] = [
     "position",
     "amount",
     "at_us",
@@ -95,6 +95,7 @@ const NAMES: [&str; 36] = [
     "captured",
     "status",
     "max_balance",
+    "erases",
     "ordered_by",
 ];
 // Places in NAMES. Those of a leg are the place of its version and the four after it.
@@ -125,7 +126,8 @@ const EXPIRES_AT_US: usize = 31;
 const CAPTURED: usize = 32;
 const STATUS: usize = 33;
 const MAX_BALANCE: usize = 34;
-const ORDERED_BY: usize = 35;
+const ERASES: usize = 35;
+const ORDERED_BY: usize = 36;
 
 /// The journal's columns of a row, by their places in [`NAMES`].
 struct Columns<'r> {
@@ -223,7 +225,7 @@ fn extra(row: &Columns<'_>, kind: BookingKind) -> Result<Option<Box<Extra>>, Ext
     let of_account = matches!(kind, BookingKind::Opened | BookingKind::Updated);
     // Most bookings have nothing of all this.
     let mut is_bare = !of_account;
-    for column in METADATA..=MAX_BALANCE {
+    for column in METADATA..ORDERED_BY {
         is_bare = is_bare && row.is_null(column)?;
     }
     if is_bare {
@@ -267,6 +269,7 @@ fn extra(row: &Columns<'_>, kind: BookingKind) -> Result<Option<Box<Extra>>, Ext
         expires_at_us: row.get(EXPIRES_AT_US)?,
         captured: row.get(CAPTURED)?,
         attributes,
+        erases: row.get::<Option<uuid::Uuid>>(ERASES)?.map(TransferId),
     };
     Ok((extra != Extra::default()).then(|| Box::new(extra)))
 }
@@ -309,6 +312,7 @@ mod tests {
             (HOLD, "hold"),
             (ANSWER_POSITION, "answer_position"),
             (MAX_BALANCE, "max_balance"),
+            (ERASES, "erases"),
             (ORDERED_BY, "ordered_by"),
         ] {
             assert_eq!(NAMES[place], name);

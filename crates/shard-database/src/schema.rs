@@ -39,7 +39,7 @@ pub enum Work {
 pub const SCAN_BYTES_PER_SECOND: i64 = 100 * 1024 * 1024;
 
 /// Every migration, in order.
-pub const MIGRATIONS: [Migration; 5] = [
+pub const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
         title: "journal, accounts, sagas",
@@ -69,6 +69,12 @@ pub const MIGRATIONS: [Migration; 5] = [
         title: "names of API keys",
         locks: &[TableLock { table: "journal", mode: "ACCESS EXCLUSIVE", work: Work::Catalogue }],
         sql: include_str!("../../../migrations/0005_key_names.sql"),
+    },
+    Migration {
+        version: 6,
+        title: "erasure of metadata",
+        locks: &[TableLock { table: "journal", mode: "ACCESS EXCLUSIVE", work: Work::Scan }],
+        sql: include_str!("../../../migrations/0006_erasure.sql"),
     },
 ];
 

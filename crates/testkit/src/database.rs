@@ -55,6 +55,12 @@ pub async fn number(url: &str, sql: &str) -> anyhow::Result<i64> {
     Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await?)
 }
 
+/// Runs a query that returns texts.
+pub async fn texts(url: &str, sql: &str) -> anyhow::Result<Vec<String>> {
+    let mut connection = connect(url).await?;
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await?)
+}
+
 /// The bookings of a shard's journal with this id, in order.
 pub async fn bookings(url: &str, id: Uuid) -> anyhow::Result<Vec<Booking>> {
     let mut connection = connect(url).await?;

@@ -116,6 +116,7 @@ impl ExecuteCall {
             | Operation::PlaceHold(_)
             | Operation::ReleaseHold(_)
             | Operation::ExpireHold(_)
+            | Operation::EraseMetadata(_)
             | Operation::DryRun(_)
             | Operation::OrNothing(_) => {
                 let message = operation_to_wire(operation, order_group, timeout_ms);
@@ -386,7 +387,7 @@ fn unreadable(reason: impl ToString) -> Status {
 mod tests {
     use ledger::{
         AccountId, AssetCode, HoldKey, Limit, Metadata, Position, Refusal, Refused,
-        operation::{CreateAccount, ReleaseHold, Verdict},
+        operation::{CreateAccount, EraseMetadata, Erased, ReleaseHold, Verdict},
     };
     use uuid::Uuid;
 
@@ -470,6 +471,13 @@ mod tests {
             Operation::OrNothing(Box::new(Operation::Transfer(payment))),
             Operation::ReleaseHold(ReleaseHold {
                 key: HoldKey { id: id(3), debit: account("alice") },
+                ordered_by: key_name(),
+            }),
+            Operation::EraseMetadata(EraseMetadata {
+                of: Erased::Hold,
+                id: id(3),
+                debit: account("alice"),
+                at: account("bob"),
                 ordered_by: key_name(),
             }),
             Operation::CreateAccount(CreateAccount {

@@ -106,7 +106,7 @@ fn check_role(key: &Key, request: &Request) -> Result<(), Problem> {
     let path = request.uri().path();
     let sufficient: &[Role] = match *request.method() {
         Method::GET | Method::HEAD => &[Role::Read],
-        Method::PATCH => &[Role::Admin],
+        Method::PATCH | Method::DELETE => &[Role::Admin],
         _ if OPENING_PATHS.contains(&path) => &[Role::Write, Role::Admin],
         _ => &[Role::Write],
     };
@@ -448,7 +448,8 @@ mod tests {
             ("PATCH", "/v1/accounts/x", vec!["admin"]),
             ("POST", "/v1/transfers", vec!["write"]),
             ("POST", "/v1/holds/x/release", vec!["write"]),
-            ("DELETE", "/v1/to-come", vec!["write"]),
+            ("DELETE", "/v1/transfers/x/metadata", vec!["admin"]),
+            ("PUT", "/v1/to-come", vec!["write"]),
         ] {
             for role in ["read", "write", "admin"] {
                 let Access::Of(key) = tenant(&format!("\"{role}\"")) else { unreachable!("a key was made") };

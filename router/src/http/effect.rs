@@ -9,7 +9,7 @@
 
 use ledger::{
     Refused,
-    outcome::{HoldAnswer, TransferAnswer, TransferState},
+    outcome::{HoldAnswer, MetadataErased, TransferAnswer, TransferState},
 };
 use uuid::Uuid;
 
@@ -85,10 +85,11 @@ impl Effect {
         if error.is_not_executed() { Self::None } else { Self::Unknown }
     }
 
-    fn of_account(reply: Result<&AccountReply, &CallError>, again: SentAgain) -> Self {
+    /// `changed`: what a change is called.
+    fn of_account(reply: Result<&AccountReply, &CallError>, changed: &'static str, again: SentAgain) -> Self {
         match reply {
             Ok(AccountReply::Created(_)) => Self::Done("opened"),
-            Ok(AccountReply::Updated(_)) => Self::Done("changed"),
+            Ok(AccountReply::Updated(_)) => Self::Done(changed),
             Ok(AccountReply::Replayed(_)) if again.0 => Self::Done("opened"),
             Ok(
                 AccountReply::Replayed(_)
@@ -150,11 +151,32 @@ pub fn release(reply: &Result<ReleaseReply, CallError>) {
     effect.log(reply.as_ref().err(), again);
 }
 
+/// Erasing the metadata of a transfer or hold was answered.
+pub fn erasure(reply: &Result<MetadataErased, CallError>) {
+    let again = SentAgain::by_this_request();
+    let effect = match reply {
+        Ok(MetadataErased::Now) => Effect::Done("erased"),
+        Ok(MetadataErased::Nothing) if again.0 => Effect::Done("erased"),
+        Ok(MetadataErased::Nothing | MetadataErased::NotFound) => Effect::None,
+        Err(error) => Effect::of_error(error),
+    };
+    effect.log(reply.as_ref().err(), again);
+}
+
 /// Opening or changing one account was answered.
 pub fn account(id: &str, reply: Result<&AccountReply, &CallError>) {
+    log_account(id, reply, "changed");
+}
+
+/// Erasing the metadata of an account was answered.
+pub fn account_erasure(id: &str, reply: Result<&AccountReply, &CallError>) {
+    log_account(id, reply, "erased");
+}
+
+fn log_account(id: &str, reply: Result<&AccountReply, &CallError>, changed: &'static str) {
     let again = SentAgain::by_this_request();
     let sent_again = again.member();
-    match Effect::of_account(reply, again) {
+    match Effect::of_account(reply, changed, again) {
         Effect::None => {}
         Effect::Done(outcome) => tracing::info!(outcome, account = id, sent_again, "request carried out"),
         Effect::Rejected(_) | Effect::Pending | Effect::Unknown => {
@@ -193,7 +215,8 @@ pub fn atomic(ids: &[Uuid], reply: &Result<AtomicReply, CallError>) {
 /// A batch of accounts was answered.
 pub fn accounts<'r>(replies: impl Iterator<Item = (&'r str, Result<&'r AccountReply, &'r CallError>)>) {
     let again = SentAgain::by_this_request();
-    BatchEffects::of(replies.map(|(id, reply)| (id, Effect::of_account(reply, again)))).log("accounts", again);
+    BatchEffects::of(replies.map(|(id, reply)| (id, Effect::of_account(reply, "changed", again))))
+        .log("accounts", again);
 }
 
 /// What became of the items of a batch.

@@ -151,6 +151,7 @@ fn is_replay(outcome: &Outcome) -> bool {
                 | HoldOutcome::Mismatch { .. }
         ),
         Outcome::Account(_)
+        | Outcome::MetadataErased(_)
         | Outcome::NotOwner(_)
         | Outcome::Deferred
         | Outcome::Undetermined(_)

@@ -69,7 +69,7 @@ pub fn reads_journal<'o>(mut operations: impl Iterator<Item = &'o Operation>) ->
         operation.hold().is_some()
             || operation.original().is_some()
             || operation.closes().is_some()
-            || matches!(operation, Operation::CreateAccount(_))
+            || matches!(operation, Operation::CreateAccount(_) | Operation::EraseMetadata(_))
     })
 }
 
@@ -120,7 +120,8 @@ pub async fn named(
     Ok(named)
 }
 
-/// Loads what the journal holds under the operations' ids, of slots that the shard owns.
+/// Loads what the journal holds under the operations' ids, of slots that the shard owns. An erasure also finds the copy of a booking that stayed
+/// with its payee; such a transfer has no other booking.
 pub async fn stored(
     store: &impl Store,
     owns: &impl Fn(&AccountId) -> bool,
@@ -129,12 +130,13 @@ pub async fn stored(
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
     for operation in operations {
+        let is_at_payee = matches!(operation, Operation::EraseMetadata(erase) if owns(&erase.at));
         operation.for_each_key(&mut |role, id, debit| {
             let key = TransferKey { id, debit: debit.clone() };
             match role {
                 Role::Register => registers.push(key),
                 // A settlement is found with its transfer.
-                _ if owns(debit) => transfers.push(key),
+                _ if owns(debit) || is_at_payee => transfers.push(key),
                 _ => {}
             }
         });

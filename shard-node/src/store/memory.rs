@@ -25,9 +25,9 @@ use std::{
 
 use identity::AssetScales;
 use ledger::{
-    Account, AccountId, AssetCode, Booking, BookingKind, Hold, HoldKey, Position, TransferId, TransferKey,
+    Account, AccountId, AssetCode, Booking, BookingKind, Hold, HoldKey, Metadata, Position, TransferId, TransferKey,
     batch::{Effects, Stored},
-    booking::Role,
+    booking::{Erasure, Role},
     fold,
     history::Original,
     in_memory::{Folded as Projections, Journal},
@@ -560,8 +560,22 @@ impl Tables {
             self.accounts.insert(booking.payer.clone(), fold::open_account(booking)?);
         }
         self.scales.extend(scales.into_iter().map(|(asset, scale)| (asset.to_string(), scale)));
+        self.erase_rows(&effects.bookings);
         self.journal.append(effects);
         Ok(())
+    }
+
+    /// As `apply_erasures` does with the rows of `account`. The journal erases its own bookings.
+    fn erase_rows(&mut self, bookings: &[Booking]) {
+        for erasure in bookings.iter().filter_map(Booking::erasure) {
+            if let Erasure::Account { id, before_version } = erasure
+                && let Some(row) = self.accounts.get_mut(id)
+                && row.version < before_version
+                && row.metadata.has_text()
+            {
+                row.metadata = Metadata::erased();
+            }
+        }
     }
 
     /// As the statements `FOLD` and `FOLD_BALANCES`.

@@ -40,7 +40,7 @@ enum Columns {
 }
 
 const CORE_COLUMNS: i16 = 21;
-const ALL_COLUMNS: i16 = CORE_COLUMNS + 15;
+const ALL_COLUMNS: i16 = CORE_COLUMNS + 16;
 const COPY_CORE: &str =
     concat!("COPY shardledger.journal (", journal_columns!(core), ") FROM STDIN (FORMAT binary); ");
 const COPY_NAMED: &str =
@@ -91,6 +91,10 @@ impl Message {
             );
         }
         push_holds(&mut script, effects);
+        if effects.bookings.iter().any(|booking| booking.erasure().is_some()) {
+            let (before, last) = (state.next_position - 1, effects.next_position.0 - 1);
+            let _ = write!(script, "SELECT shardledger.apply_erasures({before}, {last}); ");
+        }
         script.push_str(&evidence::insert_marks(marks));
         for (asset, scale) in *scales {
             script.push_str(&evidence::insert_scale(*asset, *scale));
@@ -244,4 +248,5 @@ fn encode_extra(rows: &mut CopyBuffer, extra: Option<&Extra>) {
     rows.optional(extra.captured, CopyBuffer::int8);
     rows.optional(extra.attributes, |rows, attributes| rows.int2(attributes.status.code().into()));
     rows.optional(extra.attributes.and_then(|attributes| attributes.max_balance.to_nullable()), CopyBuffer::int8);
+    rows.optional(extra.erases, |rows, id| rows.uuid(*id.0.as_bytes()));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ledger::{AccountId, AssetCode, Booking, TransferId, TransferKey, batch::UnderWay, fold};
+use ledger::{AccountId, AssetCode, Booking, TransferId, TransferKey, batch::UnderWay, booking::Erasure, fold};
 use shard_map::SlotRange;
 
 /// Each failed attempt at a saga doubles the pause, up to this many microseconds.
@@ -91,6 +91,15 @@ impl OpenSagas {
             of_account.under_way.add(&reserved);
         }
         self.by_key.insert(key, saga);
+    }
+
+    /// Erases the metadata of a saga under way, if it is meant.
+    pub fn erase(&mut self, erasure: &Erasure<'_>) {
+        if let Erasure::Transfer(key) = erasure
+            && let Some(saga) = self.by_key.get_mut(key)
+        {
+            saga.first.erase(erasure);
+        }
     }
 
     pub fn remove(&mut self, key: &TransferKey) -> Option<OpenSaga> {

@@ -15,6 +15,7 @@ mod contract;
 mod deployment;
 mod doctor;
 mod durable_steps;
+mod erasure;
 mod failover;
 mod failpoints;
 mod first_transfer;

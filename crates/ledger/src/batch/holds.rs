@@ -2,7 +2,7 @@
 
 use super::{Aside, Batch, Draft, HoldRow};
 use crate::{
-    Hold, HoldKey, HoldStatus, KeyName, Position, Refusal, Refused, Side,
+    Hold, HoldKey, HoldStatus, KeyName, Metadata, Position, Refusal, Refused, Side,
     booking::{Booking, BookingKind, Extra, Role},
     fold::{self, FoldError},
     operation::{PlaceHold, ReleaseHold},
@@ -188,6 +188,12 @@ impl Batch<'_> {
         self.holds.get(key).map(|known| &known.hold)
     }
 
+    pub(super) fn erase_hold_metadata(&mut self, key: &HoldKey) {
+        if let Some(known) = self.holds.get_mut(key) {
+            known.hold.metadata = Metadata::erased();
+        }
+    }
+
     /// A hold that was not refused when it was placed.
     pub(super) fn existing_hold(&self, key: &HoldKey) -> Option<&Hold> {
         self.hold(key).filter(|hold| hold.status.refused().is_none())
@@ -225,7 +231,7 @@ fn replay(place: &PlaceHold, stored: &Hold) -> HoldOutcome {
         (stored.amount != place.amount, "amount"),
         (stored.asset != place.asset, "asset"),
         (expires_in_us != place.expires_in_s.map(|seconds| i64::from(seconds) * SECOND_US), "expires_in_s"),
-        (stored.metadata != place.metadata, "metadata"),
+        (stored.metadata.differs_from(&place.metadata), "metadata"),
     ];
     match differs.into_iter().find_map(|(differs, field)| differs.then_some(field)) {
         Some(field) => HoldOutcome::Mismatch { field },

@@ -11,6 +11,7 @@ use crate::{
     outcome::{AccountOutcome, AtomicOutcome, Decided, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
 };
 
+mod erasure;
 mod holds;
 mod openings;
 mod optimism;

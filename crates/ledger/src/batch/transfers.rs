@@ -244,7 +244,7 @@ fn replay(transfer: &Transfer, stored: &StoredTransfer) -> TransferOutcome {
         (asked.is_whole() != was.is_whole() || (!whole && stored.amount != transfer.amount), "amount"),
         (stored.asset != transfer.asset, "asset"),
         (asked.finalizes() != was.finalizes(), "final"),
-        (stored.metadata != transfer.metadata, "metadata"),
+        (stored.metadata.differs_from(&transfer.metadata), "metadata"),
     ];
     match differs.into_iter().find_map(|(differs, field)| differs.then_some(field)) {
         Some(field) => TransferOutcome::Mismatch { field },

@@ -70,7 +70,9 @@ pub(super) struct State {
     created_at_us: i64,
     updated_at_us: i64,
     /// A hash.
-    metadata: u64,
+    /// Hashes of the metadata, as of the fold and of the row.
+    metadata: u32,
+    row_metadata: u32,
     /// 0: there is no row.
     row_version: i64,
     row_digest: u64,
@@ -131,7 +133,7 @@ impl Accounts {
         as_row.set_opening(row);
         let digest = as_row.digest(row.asset);
         let state = self.at_mut(place);
-        (state.row_version, state.row_digest) = (row.version, digest);
+        (state.row_version, state.row_digest, state.row_metadata) = (row.version, digest, as_row.metadata);
     }
 
     pub fn open(&mut self, place: Place, account: &Account) {
@@ -198,7 +200,12 @@ impl Accounts {
         if state.row_version != state.version || state.compared {
             return Compared::Elsewhere;
         }
-        let is_equal = state.incomplete || state.digest(self.assets[usize::from(state.asset)]) == state.row_digest;
+        // The metadata may have been erased after the row was read. A fold that was under way may even have written it to the row again; the next
+        // one writes what is in force.
+        let same_metadata =
+            state.metadata == state.row_metadata || state.metadata == metadata_hash(&Metadata::erased());
+        let is_equal = state.incomplete
+            || (same_metadata && state.digest(self.assets[usize::from(state.asset)]) == state.row_digest);
         self.at_mut(place).compared = true;
         if is_equal { Compared::Equal } else { Compared::Different }
     }
@@ -251,6 +258,7 @@ impl State {
         created_at_us: 0,
         updated_at_us: 0,
         metadata: 0,
+        row_metadata: 0,
         row_version: 0,
         row_digest: 0,
         asset: 0,
@@ -279,7 +287,7 @@ impl State {
         self.created_at_us = account.created_at_us;
     }
 
-    /// A hash of everything except the slot, which is no state.
+    /// A hash of everything except the metadata, and the slot, which is no state.
     fn digest(&self, asset: AssetCode) -> u64 {
         let numbers = [
             self.posted,
@@ -292,14 +300,15 @@ impl State {
             self.created_at_us,
             self.updated_at_us,
             i64::from(self.status.code()),
-            self.metadata.cast_signed(),
         ];
         Key::of_parts(asset.as_str(), numbers).0
     }
 }
 
-fn metadata_hash(metadata: &Metadata) -> u64 {
-    if metadata.is_empty() { 0 } else { XxHash3_64::oneshot(metadata.as_str().as_bytes()) }
+/// 0 for none.
+fn metadata_hash(metadata: &Metadata) -> u32 {
+    let hash = if metadata.is_empty() { 0 } else { XxHash3_64::oneshot(metadata.as_str().as_bytes()) };
+    u32::try_from(hash >> 32).unwrap_or(0)
 }
 
 fn number(limit: Limit) -> i64 {

@@ -3,7 +3,10 @@
 use identity::Mark;
 use ledger::{
     HoldKey, KeyName, Metadata,
-    operation::{CreateAccount, Decide, Operation, PlaceHold, ReleaseHold, Settle, Transfer, UpdateAccount},
+    operation::{
+        CreateAccount, Decide, EraseMetadata, Erased, Operation, PlaceHold, ReleaseHold, Settle, Transfer,
+        UpdateAccount,
+    },
 };
 
 use super::{
@@ -107,6 +110,13 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
             ordered_by: name_to_wire(ordered_by.as_ref()),
         }),
         Operation::ExpireHold(key) => Kind::ExpireHold(hold_key_to_wire(key)),
+        Operation::EraseMetadata(erase) => Kind::EraseMetadata(wire::EraseMetadata {
+            is_hold: erase.of == Erased::Hold,
+            id: id_to_wire(erase.id),
+            debit: erase.debit.to_string(),
+            at: erase.at.to_string(),
+            ordered_by: name_to_wire(erase.ordered_by.as_ref()),
+        }),
         // Peeled off above; two of them are one.
         Operation::DryRun(inner) | Operation::OrNothing(inner) => {
             return operation_to_wire(inner, order_group, timeout_ms);
@@ -184,6 +194,13 @@ impl TryFrom<wire::Operation> for Submitted {
                 ordered_by: name_from_wire(&release.ordered_by)?,
             }),
             Kind::ExpireHold(key) => Operation::ExpireHold(hold_key_from_wire(&key)?),
+            Kind::EraseMetadata(erase) => Operation::EraseMetadata(EraseMetadata {
+                of: if erase.is_hold { Erased::Hold } else { Erased::Transfer },
+                id: id_from_wire(&erase.id)?,
+                debit: account_id(&erase.debit, "erase_metadata.debit")?,
+                at: account_id(&erase.at, "erase_metadata.at")?,
+                ordered_by: name_from_wire(&erase.ordered_by)?,
+            }),
         };
         let operation = match (message.dry_run, message.or_nothing) {
             (true, _) => Operation::DryRun(Box::new(operation)),

@@ -3,8 +3,8 @@
 use ledger::{
     Account, Refused,
     outcome::{
-        AccountOutcome, AtomicOutcome, DebitAfter, Decided, NotOwner, Outcome, Reason, Reply, Settled,
-        TransferAnswer, TransferOutcome, TransferState,
+        AccountOutcome, AtomicOutcome, DebitAfter, Decided, MetadataErased, NotOwner, Outcome, Reason, Reply,
+        Settled, TransferAnswer, TransferOutcome, TransferState,
     },
 };
 
@@ -71,6 +71,10 @@ fn outcome_to_wire(outcome: Outcome) -> Message {
             let debit_after = debit_after.map(Into::into);
             Message::Settle(wire::SettleOutcome { status, refusal, side, finished_at_us, replayed, debit_after })
         }
+        Outcome::MetadataErased(erased) => Message::MetadataErased(wire::MetadataErased {
+            found: erased != MetadataErased::NotFound,
+            now: erased == MetadataErased::Now,
+        }),
         Outcome::NotOwner(not_owner) => Message::NotOwner(not_owner.into()),
         Outcome::Deferred => Message::Deferred(wire::Deferred {}),
         Outcome::Undetermined(credits) => {
@@ -240,6 +244,11 @@ impl TryFrom<wire::OperationResult> for Reply {
                 replayed: message.replayed,
             }),
             Message::Hold(message) => Outcome::Hold(hold_outcome_from_wire(message)?),
+            Message::MetadataErased(message) => Outcome::MetadataErased(match (message.found, message.now) {
+                (false, _) => MetadataErased::NotFound,
+                (true, false) => MetadataErased::Nothing,
+                (true, true) => MetadataErased::Now,
+            }),
             Message::NotOwner(message) => Outcome::NotOwner(message.try_into()?),
             Message::Deferred(_) => Outcome::Deferred,
             Message::Undetermined(message) => Outcome::Undetermined(

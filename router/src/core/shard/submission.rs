@@ -127,7 +127,7 @@ pub fn wire_bytes(operation: &Operation) -> usize {
         // The answer shows the whole hold.
         Operation::ReleaseHold(_) => ANY_METADATA,
         Operation::DryRun(operation) | Operation::OrNothing(operation) => return wire_bytes(operation),
-        Operation::Decide(_) | Operation::Settle(_) | Operation::ExpireHold(_) => 0,
+        Operation::Decide(_) | Operation::Settle(_) | Operation::ExpireHold(_) | Operation::EraseMetadata(_) => 0,
     };
     WITHOUT_METADATA + metadata
 }

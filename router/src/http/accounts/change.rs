@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{AccountView, no_such_account};
 use crate::{
-    core::reply::AccountReply,
+    core::{call::CallError, reply::AccountReply},
     http::{
         Edge,
         access::Access,
@@ -134,18 +134,29 @@ pub async fn change(
         (None, None)
     };
     let update = UpdateAccount {
-        id: id.clone(),
+        id,
         status: changes.status,
         overdraft,
         max_balance,
         metadata: changes.metadata,
         ordered_by: access.ordered_by(),
     };
+    carry_out(&edge, update, effect::account, deadline).await
+}
+
+/// Changes an account and answers with the account after the change. `log` writes the line of the effect.
+pub async fn carry_out(
+    edge: &Edge,
+    update: UpdateAccount,
+    log: fn(&str, Result<&AccountReply, &CallError>),
+    deadline: RequestDeadline,
+) -> Result<Response, Problem> {
+    let id = update.id.clone();
     let reply = edge
         .detached_call("change account", deadline, |core| async move {
             let id = update.id.clone();
             let reply = core.update_account(update, deadline.0).await;
-            effect::account(id.as_str(), reply.as_ref());
+            log(id.as_str(), reply.as_ref());
             reply
         })
         .await?;

@@ -82,6 +82,7 @@ const TABLE: &[(&str, &[&[Code]])] = &[
     ("updateAccount", &[BODY, &[InvalidId, InvalidAmount, InvalidMetadata, InvalidStatus, AccountNotFound, Undetermined,
         Refused(Refusal::AccountNotEmpty), Refused(Refusal::LimitExceeded), Refused(Refusal::BalanceOverflow),
         Refused(Refusal::InsufficientFunds), OutcomeUnknown]]),
+    ("eraseAccountMetadata", &[&[InvalidId, AccountNotFound, OutcomeUnknown]]),
     ("listEntries", &[&[InvalidId, AccountNotFound]]),
     ("getBalance", &[&[InvalidId, AccountNotFound]]),
     ("createTransfer", &[BODY, NEW_TRANSFER, &[IdempotencyMismatch], VERDICTS, &[OutcomeUnknown]]),
@@ -92,6 +93,7 @@ const TABLE: &[(&str, &[&[Code]])] = &[
     ("getTransfer", &[&[InvalidId, TransferNotFound, AmbiguousId]]),
     ("reverseTransfer", &[BODY, FOLLOW_UP, &[TransferNotFound, AmbiguousId, IdempotencyMismatch], VERDICTS,
         &[Refused(Refusal::AlreadyReversed), OutcomeUnknown]]),
+    ("eraseTransferMetadata", &[&[InvalidId, TransferNotFound, AmbiguousId, OutcomeUnknown]]),
     ("createHold", &[BODY, NEW_TRANSFER, &[InvalidExpiry, IdempotencyMismatch], HOLD_VERDICTS, &[OutcomeUnknown]]),
     ("getHold", &[&[InvalidId, HoldNotFound, AmbiguousId]]),
     ("captureHold", &[BODY, FOLLOW_UP, &[HoldNotFound, AmbiguousId, IdempotencyMismatch], CAPTURE_VERDICTS,
@@ -99,6 +101,7 @@ const TABLE: &[(&str, &[&[Code]])] = &[
         Refused(Refusal::ExceedsHold), OutcomeUnknown]]),
     ("releaseHold", &[BODY, &[InvalidId, HoldNotFound, AmbiguousId, Refused(Refusal::HoldCaptured),
         Refused(Refusal::HoldExpired), OutcomeUnknown]]),
+    ("eraseHoldMetadata", &[&[InvalidId, HoldNotFound, AmbiguousId, OutcomeUnknown]]),
 ];
 
 /// Gives every operation its errors, and every error its example.

@@ -453,6 +453,7 @@ impl MoveConnection for Connection {
                     progress.bytes += rows.len() as u64;
                     let Page::Bookings(bookings) = Page::read(&rows) else { panic!("a page of other rows") };
                     progress.bookings += bookings.len() as u64;
+                    tables.erase_rows(&bookings);
                     for booking in bookings {
                         tables.copy_in(booking)?;
                     }

@@ -251,6 +251,7 @@ impl MoveConnection for Connection {
             progress.bookings += came;
             if came > 0 {
                 tables::insert_waypoints(&mut transaction, &row.slots, after, to).await?;
+                tables::apply_erasures(&mut transaction, after, to).await?;
                 if let Some(incoming) = &mut incoming {
                     let bookings = tables::bookings(&mut transaction, &row.slots, after, to).await?;
                     arrivals::apply(&mut transaction, incoming, &progress, &bookings).await?;

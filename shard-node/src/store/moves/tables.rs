@@ -310,9 +310,23 @@ const INSERT_STAGED: &str = concat!(
     journal_columns!(extra),
     " FROM pg_temp.moved ON CONFLICT (position) DO NOTHING"
 );
+// An erasure may have reached the copy at one shard only. What is erased anywhere is erased here.
+const SHARE_ERASURES: [&str; 2] = [
+    "UPDATE shardledger.journal j SET metadata = '-' FROM pg_temp.moved m \
+     WHERE j.position = m.position AND m.metadata = '-' AND j.metadata <> '-'",
+    "UPDATE pg_temp.moved m SET metadata = '-' FROM shardledger.journal j \
+     WHERE j.position = m.position AND j.metadata = '-' AND m.metadata <> '-'",
+];
 // Both tables have the same columns in the same order.
 const DIFFERENT: &str = "SELECT m.position FROM pg_temp.moved m JOIN shardledger.journal j ON j.position = m.position \
      WHERE ROW(m.*) IS DISTINCT FROM ROW(j.*) LIMIT 1";
+
+/// Carries out the erasures among the bookings that have come.
+pub async fn apply_erasures(connection: &mut PgConnection, after: i64, to: i64) -> Result<(), StoreError> {
+    const APPLY: &str = "SELECT shardledger.apply_erasures($1, $2)";
+    sqlx::query(APPLY).bind(after).bind(to).execute(connection).await?;
+    Ok(())
+}
 
 /// Begins the transaction of a page of bookings.
 pub const BEGIN_PAGE: &str = "BEGIN; SAVEPOINT direct";
@@ -336,6 +350,9 @@ pub async fn copy_bookings_in(connection: &mut PgConnection, rows: Bytes) -> Res
     let came = copy_in(connection, &query, rows).await?;
     let new = sqlx::query(INSERT_STAGED).execute(&mut *connection).await?.rows_affected();
     if new < came {
+        for share in SHARE_ERASURES {
+            sqlx::query(share).execute(&mut *connection).await?;
+        }
         let different: Option<i64> = sqlx::query_scalar(DIFFERENT).fetch_optional(&mut *connection).await?;
         if let Some(position) = different {
             let what = format!("booking {position} is here with another content than at the source of the move");

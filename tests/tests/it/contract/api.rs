@@ -65,6 +65,10 @@ impl Call {
         Self::new(Method::PATCH, path, body.to_string())
     }
 
+    pub fn delete(path: &str) -> Self {
+        Self::bare(Method::DELETE, path, Bytes::new())
+    }
+
     pub fn header(mut self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name, value.as_ref().to_owned()));
         self

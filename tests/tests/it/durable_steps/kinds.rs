@@ -35,6 +35,10 @@ pub enum Kind {
     RefusedHold,
     Release,
     Expiry,
+    /// The metadata of a local payment is erased.
+    Erasure,
+    /// The metadata of a hold is erased.
+    HoldErasure,
     Opening,
     Change,
     /// A request that was executed before its node died is sent again.
@@ -50,7 +54,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Payment,
         Self::RefusedPayment,
         Self::PartialCapture,
@@ -67,6 +71,8 @@ impl Kind {
         Self::RefusedHold,
         Self::Release,
         Self::Expiry,
+        Self::Erasure,
+        Self::HoldErasure,
         Self::Opening,
         Self::Change,
         Self::Replay,
@@ -93,6 +99,8 @@ impl Kind {
             Self::RefusedHold => &["reject_hold"],
             Self::Release => &["release_hold"],
             Self::Expiry => &["expire_hold"],
+            Self::Erasure => &["erase_transfer"],
+            Self::HoldErasure => &["erase_hold"],
             Self::Opening => &["open"],
             Self::Change => &["update"],
             Self::Replay => &["mark"],
@@ -128,6 +136,7 @@ impl Scene {
             | Kind::LocalRejection
             | Kind::LocalCapture
             | Kind::LocalReversal
+            | Kind::Erasure
             | Kind::Replay
             | Kind::Fold
             | Kind::FoldOfWaypoints => source,
@@ -211,6 +220,19 @@ impl Scene {
                 Self { hold: Some((hold.clone(), "held")), ..scene }
             }
             Kind::RefusedHold => scene(holds("10.01", None), "insufficient_funds", ("10.00", "0.00"), "0.00"),
+            Kind::Erasure => {
+                let with_note = |request: Request| request.with("metadata", json!({"note": "of a person"}));
+                teller.must(&with_note(pays("4.00")), "posted").await?;
+                let paid = Named { id, debit: payer.clone() };
+                scene(Request::delete(paid.transfer_path("/metadata")), "posted", ("6.00", "0.00"), "4.00")
+            }
+            Kind::HoldErasure => {
+                let placed = holds("4.00", None).with("metadata", json!({"note": "of a person"}));
+                teller.must(&placed, "held").await?;
+                let request = Request::delete(hold.hold_path("/metadata"));
+                let scene = scene(request, "held", ("10.00", "4.00"), "0.00");
+                Self { hold: Some((hold.clone(), "held")), ..scene }
+            }
             Kind::Release => {
                 teller.must(&holds("4.00", None), "held").await?;
                 let request = Request::post(hold.hold_path("/release"), json!({}));

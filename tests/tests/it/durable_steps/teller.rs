@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{
     client::{Answer, Client, NoAnswer, account_path, hold_path, transfer_path},
     cluster::{Cluster, Placement},
@@ -55,6 +55,16 @@ pub struct Teller {
 impl Request {
     pub fn post(path: impl Into<String>, body: Value) -> Self {
         Self { method: Method::POST, path: path.into(), body }
+    }
+
+    pub fn delete(path: String) -> Self {
+        Self { method: Method::DELETE, path, body: json!({}) }
+    }
+
+    /// The request with one more member in its body.
+    pub fn with(mut self, name: &str, value: Value) -> Self {
+        self.body[name] = value;
+        self
     }
 
     pub fn payment(id: Uuid, debit: &str, credit: &str, amount: &str) -> Self {

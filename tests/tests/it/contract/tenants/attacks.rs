@@ -79,6 +79,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("updateAccount", NO_ACCOUNT, |it| {
         Call::patch(&of_account(it, ""), &json!({"overdraft": "5.00", "max_balance": "1.00"}))
     }),
+    attack("eraseAccountMetadata", NO_ACCOUNT, |it| Call::delete(&of_account(it, "/metadata"))),
     attack("getBalance", NO_ACCOUNT, |it| Call::get(&of_account(it, "/balance"))),
     attack("getBalance", NO_ACCOUNT, |it| Call::get(&of_account(it, &format!("/balance?at={AT}")))),
     attack("listEntries", NO_ACCOUNT, |it| Call::get(&of_account(it, "/entries"))),
@@ -178,6 +179,14 @@ pub const ATTACKS: &[Attack] = &[
     attack("releaseHold", NO_HOLD, |it| Call::post(&format!("/v1/holds/{}/release", it.id), &json!({}))),
     attack("releaseHold", NO_HOLD, |it| {
         Call::post(&format!("/v1/holds/{}/release?debit={}", it.id, it.path()), &json!({}))
+    }),
+    attack("eraseHoldMetadata", NO_HOLD, |it| Call::delete(&format!("/v1/holds/{}/metadata", it.id))),
+    attack("eraseHoldMetadata", NO_HOLD, |it| {
+        Call::delete(&format!("/v1/holds/{}/metadata?debit={}", it.id, it.path()))
+    }),
+    attack("eraseTransferMetadata", NO_TRANSFER, |it| Call::delete(&format!("/v1/transfers/{}/metadata", it.id))),
+    attack("eraseTransferMetadata", NO_TRANSFER, |it| {
+        Call::delete(&format!("/v1/transfers/{}/metadata?debit={}", it.id, it.path()))
     }),
     attack("listHolds", NO_ACCOUNT, |it| Call::get(&format!("/v1/holds?account={}", it.path()))),
     attack("listHolds", NO_ACCOUNT, |it| {
