@@ -199,8 +199,10 @@ impl WatchedCluster {
         if cell.kind == Kind::Replay {
             self.cluster.kill_and_recover(&[Member::Node(source)]).await?;
         }
+        // A node may reach the point and die before anyone looks again.
+        let nodes = self.nodes()?;
         let mut clients = self.begin(cell, &scene, source).await?;
-        self.harm(cell, &mut clients).await.with_context(|| format!("harm at {}", cell.point()))?;
+        self.harm(cell, &nodes, &mut clients).await.with_context(|| format!("harm at {}", cell.point()))?;
         self.failpoints.disarm(DECIDES);
         let answers = clients.answers().await?;
         self.ended_well(cell, &scene, &answers).await
@@ -238,11 +240,19 @@ impl WatchedCluster {
         }
     }
 
-    async fn harm(&mut self, cell: &StepCell, clients: &mut Clients) -> anyhow::Result<()> {
+    fn nodes(&self) -> anyhow::Result<Vec<(Member, Process)>> {
+        let nodes = (0..usize::from(SHARDS)).map(Member::Node);
+        nodes.map(|node| Ok((node, self.cluster.process(node)?))).collect()
+    }
+
+    /// `nodes` are those that ran before the request was sent.
+    async fn harm(
+        &mut self,
+        cell: &StepCell,
+        nodes: &[(Member, Process)],
+        clients: &mut Clients,
+    ) -> anyhow::Result<()> {
         let point = cell.point();
-        let nodes: Vec<(Member, Process)> = (0..usize::from(SHARDS))
-            .map(|shard| Ok((Member::Node(shard), self.cluster.process(Member::Node(shard))?)))
-            .collect::<anyhow::Result<_>>()?;
         let pid = self.failpoints.reached(&point).await?;
         let reached = nodes.iter().find(|(_, process)| process.pid() == pid);
         let (node, process) = *reached.with_context(|| format!("no node is process {pid}"))?;

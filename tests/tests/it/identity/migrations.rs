@@ -105,7 +105,7 @@ async fn version(url: &str) -> anyhow::Result<i64> {
 }
 
 /// Reverts all migrations but the first.
-const BACK_TO_VERSION_1: &str = "ALTER TABLE journal DROP COLUMN ordered_by; ALTER TABLE shard_identity DROP COLUMN timeline_began; DROP TABLE slot_move; DROP FUNCTION advance_move; DROP FUNCTION change_slots; DROP TABLE hold; DROP FUNCTION change_hold; DROP FUNCTION end_hold; DROP INDEX journal_reversal; \
+const BACK_TO_VERSION_1: &str = "DROP FUNCTION apply_erasures; DROP INDEX journal_account_changes; ALTER TABLE journal DROP COLUMN erases, DROP COLUMN ordered_by; ALTER TABLE shard_identity DROP COLUMN timeline_began; DROP TABLE slot_move; DROP FUNCTION advance_move; DROP FUNCTION change_slots; DROP TABLE hold; DROP FUNCTION change_hold; DROP FUNCTION end_hold; DROP INDEX journal_reversal; \
      UPDATE shard_state SET schema_version = 1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
