@@ -6,7 +6,7 @@
 ALTER TABLE shardledger.journal ADD COLUMN erases UUID;
 
 -- Leads from an account to the bookings that record its metadata. Transfers and holds are not in it.
-CREATE INDEX journal_account_changes ON shardledger.journal (payer) WHERE kind IN (1, 2);
+CREATE INDEX journal_account_changes ON shardledger.journal (payer) WHERE kind < 3;
 
 -- Carries out the erasures among the bookings between two positions. '-' stands in place of erased metadata; no client can send it, because
 -- metadata is a JSON object. This is the only statement that changes a row of the journal.
@@ -17,10 +17,12 @@ BEGIN
     FOR v_erasure IN
         SELECT * FROM shardledger.journal
         WHERE position > p_after AND position <= p_to AND (kind IN (8, 9) OR (kind = 2 AND metadata = '-'))
+        -- The fold locks rows of account in this order.
+        ORDER BY payer, position
     LOOP
         IF v_erasure.kind = 2 THEN
             UPDATE shardledger.journal SET metadata = '-'
-            WHERE payer = v_erasure.payer AND kind IN (1, 2) AND payer_version < v_erasure.payer_version AND metadata NOT IN ('', '-');
+            WHERE payer = v_erasure.payer AND kind < 3 AND payer_version < v_erasure.payer_version AND metadata NOT IN ('', '-');
             -- The fold writes the row when it comes to it.
             UPDATE shardledger.account SET metadata = '-'
             WHERE id = v_erasure.payer AND version < v_erasure.payer_version AND metadata NOT IN ('', '-');

@@ -195,7 +195,7 @@ async fn add_metadata(
             (_, Some(id)) => first_role(booking).and_then(|role| of_first(id, role)),
             (_, None) => None,
         };
-        entry.metadata = first.map(|first| first.metadata().as_str().to_owned());
+        entry.metadata = first.map(|first| first.metadata().shown().to_owned());
     }
     Ok(())
 }
@@ -378,7 +378,7 @@ pub fn transfer_record(first: &Booking, stored: &StoredTransfer) -> wire::Transf
         credit: stored.credit.to_string(),
         asset: stored.asset.to_string(),
         amount: stored.amount,
-        metadata: stored.metadata.as_str().to_owned(),
+        metadata: stored.metadata.shown().to_owned(),
         cross_shard: stored.cross_shard,
         status,
         refusal,

@@ -33,7 +33,7 @@ use self::{batch_spans::BatchSpans, identify::DeclaredAssets};
 use crate::{
     clock::{NodeClock, steady_us},
     gate::Gate,
-    lane::{LaneHandle, Queued},
+    lane::{LaneHandle, Queued, Replies},
     metric_definitions as m,
     reads::{self, Reads, account_list::KnownOwnership},
     role::NodeRole,
@@ -256,16 +256,17 @@ impl ShardNode for Service {
                 Err(error) => bad.push((index, error.to_string())),
             }
         }
-        let mut replies = match spans {
-            None => self.lane.execute(good).await,
-            Some(spans) => spans.end(self.lane.execute_traced(good).await),
-        };
+        let done = self.lane.execute_as(good, spans.is_some()).await;
+        if let Some(spans) = spans {
+            spans.end(&done.attempts);
+        }
+        let Replies { mut replies, after_doubt, .. } = done;
         taken(&replies)?;
         for (index, detail) in bad {
             replies.insert(index, Reply::NotExecuted { reason: Reason::Internal, detail });
         }
         let results = replies.into_iter().map(Into::into).collect();
-        Ok(Response::new(wire::ExecuteResponse { results, mark: Some(self.gate.served().into()) }))
+        Ok(Response::new(wire::ExecuteResponse { results, mark: Some(self.gate.served().into()), after_doubt }))
     }
 
     async fn get_account(

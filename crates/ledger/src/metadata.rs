@@ -25,7 +25,7 @@ impl Metadata {
     /// The canonical form of what was erased. No client can send it, because it is no JSON object.
     pub const ERASED: &str = "-";
 
-    pub fn empty() -> Self {
+    pub const fn empty() -> Self {
         Self(None)
     }
 
@@ -63,6 +63,11 @@ impl Metadata {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// The canonical form as readers see it: what was erased is shown as none.
+    pub fn shown(&self) -> &str {
+        if self.has_text() { self.as_str() } else { "" }
     }
 
     /// Whether there is something to erase.

@@ -47,6 +47,7 @@ mod tag {
     /// In `ExecuteResponse`.
     pub const RESULTS: u32 = 1;
     pub const MARK: u32 = 2;
+    pub const AFTER_DOUBT: u32 = 3;
 }
 
 /// A posted transfer's result, rounded down: by it the replies are reserved.
@@ -62,6 +63,8 @@ pub struct Executed {
     /// One for each operation, in order.
     pub replies: Vec<Result<Reply, BadMessage>>,
     pub mark: Option<Mark>,
+    /// A COMMIT with an operation of the call was in doubt: what is answered as a replay may be its own effect.
+    pub after_doubt: bool,
 }
 
 impl ExecuteCall {
@@ -353,13 +356,18 @@ impl Decoder for ExecuteCodec {
 
 impl Executed {
     fn decode(mut bytes: &[u8]) -> Result<Self, Status> {
-        let mut executed = Self { replies: Vec::with_capacity(bytes.len() / USUAL_RESULT_BYTES), mark: None };
+        let mut executed =
+            Self { replies: Vec::with_capacity(bytes.len() / USUAL_RESULT_BYTES), mark: None, after_doubt: false };
         while !bytes.is_empty() {
             let (field, wire_type) = decode_key(&mut bytes).map_err(unreadable)?;
             match field {
                 tag::RESULTS => {
                     let result = message::<wire::OperationResult>(wire_type, &mut bytes)?;
                     executed.replies.push(Reply::try_from(result));
+                }
+                tag::AFTER_DOUBT => {
+                    check_wire_type(WireType::Varint, wire_type).map_err(unreadable)?;
+                    executed.after_doubt = decode_varint(&mut bytes).map_err(unreadable)? != 0;
                 }
                 tag::MARK => executed.mark = Some(message::<wire::Mark>(wire_type, &mut bytes)?.into()),
                 _ => skip_field(wire_type, field, &mut bytes, DecodeContext::default()).map_err(unreadable)?,
@@ -478,6 +486,7 @@ mod tests {
                 id: id(3),
                 debit: account("alice"),
                 at: account("bob"),
+                credit: Some(account("bob")),
                 ordered_by: key_name(),
             }),
             Operation::CreateAccount(CreateAccount {
@@ -541,15 +550,17 @@ mod tests {
             wire::OperationResult { outcome: None },
         ];
         let mark = Mark { incarnation: 1, timeline: 2, position: 3, ..Mark::default() };
-        let response = wire::ExecuteResponse { results: results.clone(), mark: Some(mark.into()) };
+        let response = wire::ExecuteResponse { results: results.clone(), mark: Some(mark.into()), after_doubt: true };
         let bytes = response.encode_to_vec();
         let executed = Executed::decode(&bytes).unwrap();
         let expected: Vec<_> = results.into_iter().map(Reply::try_from).collect();
-        assert_eq!((executed.replies, executed.mark), (expected, Some(mark)));
+        assert_eq!((executed.replies, executed.mark, executed.after_doubt), (expected, Some(mark), true));
         for len in 1..bytes.len() {
             // A cut between two fields leaves fewer results, any other is an error.
             let Ok(executed) = Executed::decode(&bytes[..len]) else { continue };
-            assert!(executed.replies.len() < response.results.len() || executed.mark.is_none(), "cut at {len}");
+            let is_whole =
+                executed.replies.len() == response.results.len() && executed.mark.is_some() && executed.after_doubt;
+            assert!(!is_whole, "cut at {len}");
         }
     }
 }

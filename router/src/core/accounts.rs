@@ -39,7 +39,8 @@ impl Core {
                 let operation = |index: &usize| Operation::CreateAccount(accounts[*index].clone());
                 let operations = indices.iter().map(operation).collect();
                 async move {
-                    let Answers { answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
+                    let Answers { answers, resent, .. } =
+                        shard.execute(Urgency::New, operations, false, deadline).await;
                     (shard, indices, answers, resent)
                 }
             });

@@ -32,6 +32,7 @@ impl Core {
                 id: key.id,
                 debit: key.debit.clone(),
                 at: at.clone(),
+                credit: credit.cloned(),
                 ordered_by: ordered_by.clone(),
             };
             let answer =

@@ -195,7 +195,7 @@ pub async fn execute_at_owner(
         let operation = operation(&view);
         let load = Load { operations: 1, bytes: wire_bytes(&operation) };
         let operations = vec![operation];
-        let Answers { mut answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
+        let Answers { mut answers, resent, .. } = shard.execute(Urgency::New, operations, false, deadline).await;
         if resent {
             resent_to = Some(Arc::clone(shard.id()));
         }

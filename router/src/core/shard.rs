@@ -176,7 +176,7 @@ impl Shard {
         let weight = operations.iter().map(Operation::weight).sum();
         if weight <= self.max_batch_operations || operations.len() == 1 {
             let answers = self.submit(urgency, operations, weight, ordered, deadline).wait(&self.id, deadline).await;
-            if answers.resent {
+            if answers.resent || answers.after_doubt {
                 trace::notes_sent_again();
             }
             return answers;
@@ -189,11 +189,12 @@ impl Shard {
             .collect();
         let mut all = Answers::from(Vec::new());
         for chunk in chunks {
-            let Answers { answers, resent } = chunk.wait(&self.id, deadline).await;
+            let Answers { answers, resent, after_doubt } = chunk.wait(&self.id, deadline).await;
             all.answers.extend(answers);
             all.resent |= resent;
+            all.after_doubt |= after_doubt;
         }
-        if all.resent {
+        if all.resent || all.after_doubt {
             trace::notes_sent_again();
         }
         all
@@ -235,6 +236,7 @@ impl Shard {
             reply,
             answers: Vec::new(),
             resent: false,
+            after_doubt: false,
         };
         match self.queue.push(urgency, submission) {
             Ok(()) => Submitted::Queued(InQueue { answers, claim, operations: count, _waiter: waiter }),

@@ -218,7 +218,8 @@ impl<'a> Batch<'a> {
         let calls = groups.into_iter().map(|(shard, ShardGroup { operations, places })| {
             let shard = Arc::clone(view.shard(shard));
             async move {
-                let Answers { answers, resent } = shard.execute(Urgency::New, operations, ordered, deadline).await;
+                let Answers { answers, resent, .. } =
+                    shard.execute(Urgency::New, operations, ordered, deadline).await;
                 (shard, places, answers, resent)
             }
         });
@@ -357,7 +358,7 @@ async fn run_atomic(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline
         let mut undetermined: Option<Arc<str>> = None;
         let Some(shard) = common_shard(&view, &transfers) else { return Ok(AtomicReply::CrossShard) };
         let operations = vec![operation.clone()];
-        let Answers { mut answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
+        let Answers { mut answers, resent, .. } = shard.execute(Urgency::New, operations, false, deadline).await;
         let learnt = match answers.pop() {
             // A failed group stores nothing, so that it proves nothing about the sending that was lost.
             Some(Ok(

@@ -8,7 +8,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use ledger::{AccountId, AssetCode, AssetRegistry, Limit, Metadata, TransferId, format_minor};
+use ledger::{AccountId, AssetCode, AssetRegistry, Limit, TransferId, format_minor};
 use serde::{Serialize, Serializer};
 use wire::convert::BadMessage;
 
@@ -147,9 +147,9 @@ pub fn position<S: Serializer>(position: &i64, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(position)
 }
 
-/// Metadata as stored, read back into a map. What was erased is shown as none.
+/// Metadata as stored, read back into a map.
 pub fn metadata(canonical: &str) -> Result<BTreeMap<String, String>, Problem> {
-    if !Metadata::from_canonical(canonical).has_text() {
+    if canonical.is_empty() {
         return Ok(BTreeMap::new());
     }
     serde_json::from_str(canonical).map_err(|reason| {

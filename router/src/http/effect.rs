@@ -155,9 +155,10 @@ pub fn release(reply: &Result<ReleaseReply, CallError>) {
 pub fn erasure(reply: &Result<MetadataErased, CallError>) {
     let again = SentAgain::by_this_request();
     let effect = match reply {
-        Ok(MetadataErased::Now) => Effect::Done("erased"),
-        Ok(MetadataErased::Nothing) if again.0 => Effect::Done("erased"),
-        Ok(MetadataErased::Nothing | MetadataErased::NotFound) => Effect::None,
+        // A repetition leaves a line as well: an operator who restores a shard repeats what the log says was erased, and the first request may have
+        // erased only one of two copies.
+        Ok(MetadataErased::Now | MetadataErased::Nothing) => Effect::Done("erased"),
+        Ok(MetadataErased::NotFound) => Effect::None,
         Err(error) => Effect::of_error(error),
     };
     effect.log(reply.as_ref().err(), again);

@@ -258,14 +258,15 @@ impl LaneHandle {
         self.submit(operations, |submission| submission).await.replies
     }
 
-    /// [`LaneHandle::execute`], with the times at which the lane decided and committed the operations.
-    pub async fn execute_traced(&self, operations: Vec<Queued>) -> Replies {
-        self.submit(operations, Submission::traced).await
+    /// [`LaneHandle::execute`], with what became of the submission; if it is traced, also with the times at which the lane decided and
+    /// committed the operations.
+    pub async fn execute_as(&self, operations: Vec<Queued>, is_traced: bool) -> Replies {
+        self.submit(operations, |submission| if is_traced { submission.traced() } else { submission }).await
     }
 
     async fn submit(&self, operations: Vec<Queued>, prepare: impl FnOnce(Submission) -> Submission) -> Replies {
         let count = operations.len();
-        let all = |reply: Reply| Replies { replies: vec![reply; count], attempts: Vec::new() };
+        let all = |reply: Reply| Replies { replies: vec![reply; count], attempts: Vec::new(), after_doubt: false };
         let refuse = |reason, detail: &str| all(Reply::NotExecuted { reason, detail: detail.to_owned() });
         if self.shared.state() == LaneState::Draining {
             return refuse(Reason::ShuttingDown, "the shard-node is shutting down");

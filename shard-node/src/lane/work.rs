@@ -44,6 +44,8 @@ pub struct Replies {
     pub replies: Vec<Reply>,
     /// The attempts to carry operations of the submission out, if it is traced; the first [`MAX_ATTEMPTS`] of them.
     pub attempts: Vec<Attempt>,
+    /// A COMMIT with an operation of the submission was in doubt. An operation that is answered as a replay may have found its own effect.
+    pub after_doubt: bool,
 }
 
 /// When a group was decided and committed.
@@ -324,9 +326,10 @@ impl Work {
     pub fn send_replies(self) {
         let mut replies = self.replies.into_iter().map(|reply| reply.unwrap_or(Reply::Unknown));
         for Caller { reply, range, attempts } in self.submissions {
+            let after_doubt = self.in_doubt[range.clone()].contains(&true);
             let replies = replies.by_ref().take(range.len()).collect();
             // The caller may have gone; the operations took effect anyway.
-            let _ = reply.send(Replies { replies, attempts: attempts.unwrap_or_default() });
+            let _ = reply.send(Replies { replies, attempts: attempts.unwrap_or_default(), after_doubt });
         }
     }
 }

@@ -3,11 +3,10 @@
 //! One call has operations of many requests. Each request that is recorded gets spans of its own, so that its trace is whole without
 //! another request's.
 
-use ledger::outcome::Reply;
 use telemetry::traces::{Kind, Recorder, Span, Traceparent};
 use tokio::time::Instant;
 
-use crate::lane::{Attempt, Replies};
+use crate::lane::Attempt;
 
 /// One span for each request of a call that is recorded.
 pub struct BatchSpans(Vec<Span>);
@@ -28,12 +27,11 @@ impl BatchSpans {
     }
 
     /// Ends the spans, with the lane's times as parts of each.
-    pub fn end(self, done: Replies) -> Vec<Reply> {
-        let Replies { replies, attempts } = done;
+    pub fn end(self, attempts: &[Attempt]) {
         let queued_until = attempts.first().map_or_else(Instant::now, |attempt| attempt.begun);
         for span in self.0 {
             drop(span.part("queue", span.begun(), queued_until));
-            for Attempt { begun, decided, sent, ended, operations, failed } in &attempts {
+            for Attempt { begun, decided, sent, ended, operations, failed } in attempts {
                 drop(span.part("decide", *begun, *decided));
                 let mut commit = span.part("commit", *sent, *ended);
                 commit.set("shardledger.commit_operations", number(*operations));
@@ -42,7 +40,6 @@ impl BatchSpans {
                 }
             }
         }
-        replies
     }
 }
 

@@ -156,7 +156,10 @@ async fn erased_metadata_is_in_no_database_and_everything_else_stays() -> anyhow
     back.until("taken").await?;
     nothing_is_left(&cluster).await?;
 
-    // New metadata may be set, and erased while the account moves.
+    // New metadata may be set, and erased while the account moves. Of this transfer, only the payee moves.
+    let received = Uuid::now_v7();
+    let body = payment(received, &alice, &shop, "1.00", &metadata());
+    send(&client, Method::POST, "/v1/transfers", Some(&body)).await?;
     send(&client, Method::PATCH, &account_path(&shop), Some(&json!({"metadata": metadata()}))).await?;
     let later = Uuid::now_v7();
     let body = payment(later, &shop, &bank, "1.00", &metadata());
@@ -165,6 +168,7 @@ async fn erased_metadata_is_in_no_database_and_everything_else_stays() -> anyhow
     let movement = Movement::start_as(&cluster, "s0", "s1", slot(&shop), held, None).await?;
     movement.until("catching up").await?;
     erase(&client, &transfer_path(later, &shop, "/metadata"), &transfer_path(later, &shop, "")).await?;
+    erase(&client, &transfer_path(received, &alice, "/metadata"), &transfer_path(received, &alice, "")).await?;
     erase(&client, &format!("{}/metadata", account_path(&shop)), &account_path(&shop)).await?;
     movement.wish(MoveWishes { hold_cutover: Some(false), ..Default::default() }).await?;
     movement.until("taken").await?;

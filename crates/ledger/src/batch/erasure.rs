@@ -1,8 +1,8 @@
 //! Erasing the metadata of transfers and holds. That of an account is erased by an update of the account.
 
-use super::{Batch, Draft, Prior, holds::outcome_of};
+use super::{Aside, Batch, Draft, Prior, holds::outcome_of};
 use crate::{
-    AssetCode, HoldKey, Metadata,
+    AccountId, AssetCode, HoldKey, Metadata,
     booking::{BookingKind, Extra},
     operation::{EraseMetadata, Erased},
     outcome::{MetadataErased, Outcome},
@@ -23,26 +23,32 @@ impl Batch<'_> {
         if !metadata.has_text() {
             return Outcome::MetadataErased(MetadataErased::Nothing);
         }
-        let extra = Extra { erases: Some(erase.id), ..Extra::default() };
+        let also = erase.credit.as_ref().filter(|credit| **credit != erase.at && (self.fence)(credit).is_ok());
+        for owner in [&erase.at].into_iter().chain(also) {
+            if let Err(aside) = self.book_erasure(erase, owner, asset) {
+                return outcome_of(aside);
+            }
+        }
+        self.note_erasure(erase);
+        Outcome::MetadataErased(MetadataErased::Now)
+    }
+
+    /// `owner`: the account whose slot the booking belongs to.
+    fn book_erasure(&mut self, erase: &EraseMetadata, owner: &AccountId, asset: AssetCode) -> Result<usize, Aside> {
         let kind = match erase.of {
             Erased::Transfer => BookingKind::TransferErased,
             Erased::Hold => BookingKind::HoldErased,
         };
-        let booked = self.book(Draft {
+        self.book(Draft {
             kind,
             id: None,
-            payer: &erase.at,
+            payer: owner,
             payee: Some(&erase.debit),
             asset,
             amount: 0,
             ordered_by: erase.ordered_by.clone(),
-            extra: Some(Box::new(extra)),
-        });
-        if let Err(aside) = booked {
-            return outcome_of(aside);
-        }
-        self.note_erasure(erase);
-        Outcome::MetadataErased(MetadataErased::Now)
+            extra: Some(Box::new(Extra { erases: Some(erase.id), ..Extra::default() })),
+        })
     }
 
     /// The asset and the metadata of the transfer or hold.

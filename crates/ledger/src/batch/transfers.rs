@@ -3,7 +3,7 @@
 
 use super::{Aside, Batch, Draft, Request};
 use crate::{
-    AccountId, Hold, HoldKey, KeyName, Refusal, Refused, Side, TransferId, TransferKey,
+    AccountId, Hold, HoldKey, KeyName, Metadata, Refusal, Refused, Side, TransferId, TransferKey,
     booking::{BookingKind, Extra},
     history::{Original, StoredTransfer},
     operation::{Purpose, Transfer},
@@ -155,7 +155,7 @@ impl Batch<'_> {
             asset: transfer.asset,
             amount,
             ordered_by: transfer.ordered_by.clone(),
-            extra: extra_of(request, transfer, kind, refused),
+            extra: extra_of(request, transfer, kind, refused, self.metadata_to_book(transfer)),
         })?;
         let mut answer = first;
         if kind == BookingKind::Posted {
@@ -202,6 +202,14 @@ impl Batch<'_> {
         Ok(end)
     }
 
+    /// The metadata of a transfer, unless it is a capture whose hold was erased since the router read it.
+    fn metadata_to_book<'t>(&self, transfer: &'t Transfer) -> &'t Metadata {
+        static NONE: Metadata = Metadata::empty();
+        let hold = transfer.purpose.captured_hold().map(|id| HoldKey { id, debit: transfer.debit.clone() });
+        let is_erased = hold.and_then(|key| self.hold(&key)).is_some_and(|hold| hold.metadata == Metadata::erased());
+        if is_erased { &NONE } else { &transfer.metadata }
+    }
+
     // === ids ===
 
     fn stored_transfer(&self, transfer: &Transfer) -> Option<&StoredTransfer> {
@@ -244,7 +252,8 @@ fn replay(transfer: &Transfer, stored: &StoredTransfer) -> TransferOutcome {
         (asked.is_whole() != was.is_whole() || (!whole && stored.amount != transfer.amount), "amount"),
         (stored.asset != transfer.asset, "asset"),
         (asked.finalizes() != was.finalizes(), "final"),
-        (stored.metadata.differs_from(&transfer.metadata), "metadata"),
+        // The router gives a capture the metadata of its hold, which may have been erased since.
+        (asked.captured_hold().is_none() && stored.metadata.differs_from(&transfer.metadata), "metadata"),
     ];
     match differs.into_iter().find_map(|(differs, field)| differs.then_some(field)) {
         Some(field) => TransferOutcome::Mismatch { field },
@@ -258,10 +267,11 @@ fn extra_of(
     transfer: &Transfer,
     kind: BookingKind,
     refused: Option<Refused>,
+    metadata: &Metadata,
 ) -> Option<Box<Extra>> {
     let begins_saga = matches!(kind, BookingKind::Reserved | BookingKind::Presumed);
     let extra = Extra {
-        metadata: (!transfer.metadata.is_empty()).then(|| transfer.metadata.clone()),
+        metadata: (!metadata.is_empty()).then(|| metadata.clone()),
         refused,
         purpose: transfer.purpose,
         cross_shard: kind == BookingKind::Rejected && transfer.cross_shard,

@@ -23,7 +23,7 @@ impl From<&Account> for wire::Account {
             overdraft: Some(account.overdraft.into()),
             max_balance: Some(account.max_balance.into()),
             version: account.version,
-            metadata: account.metadata.as_str().to_owned(),
+            metadata: account.metadata.shown().to_owned(),
             created_at_us: account.created_at_us,
             updated_at_us: account.updated_at_us,
         }
@@ -67,7 +67,7 @@ pub fn hold_to_wire(key: &HoldKey, hold: &Hold) -> wire::HoldRecord {
         credit: hold.credit.to_string(),
         asset: hold.asset.to_string(),
         amount: hold.amount,
-        metadata: hold.metadata.as_str().to_owned(),
+        metadata: hold.metadata.shown().to_owned(),
         status: hold.status.code().into(),
         refusal,
         side,

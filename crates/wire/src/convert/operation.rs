@@ -115,6 +115,7 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
             id: id_to_wire(erase.id),
             debit: erase.debit.to_string(),
             at: erase.at.to_string(),
+            credit: erase.credit.as_ref().map(ToString::to_string).unwrap_or_default(),
             ordered_by: name_to_wire(erase.ordered_by.as_ref()),
         }),
         // Peeled off above; two of them are one.
@@ -199,6 +200,10 @@ impl TryFrom<wire::Operation> for Submitted {
                 id: id_from_wire(&erase.id)?,
                 debit: account_id(&erase.debit, "erase_metadata.debit")?,
                 at: account_id(&erase.at, "erase_metadata.at")?,
+                credit: match erase.credit.as_str() {
+                    "" => None,
+                    credit => Some(account_id(credit, "erase_metadata.credit")?),
+                },
                 ordered_by: name_from_wire(&erase.ordered_by)?,
             }),
         };

@@ -162,7 +162,7 @@ impl ShardNode for MockNode {
         self.counters.operations.fetch_add(operations.len() as u64, Ordering::Relaxed);
         let now_us = clock::now_us();
         let results = operations.into_iter().map(|operation| executed(operation, now_us)).collect();
-        Ok(Response::new(wire::ExecuteResponse { results, mark: None }))
+        Ok(Response::new(wire::ExecuteResponse { results, mark: None, after_doubt: false }))
     }
 
     async fn list_sagas(

@@ -53,7 +53,7 @@ impl ShardNode for FakeNode {
                 std::iter::once(refused.into()).chain(unknown).collect()
             }
         };
-        Ok(Response::new(wire::ExecuteResponse { results, mark: None }))
+        Ok(Response::new(wire::ExecuteResponse { results, mark: None, after_doubt: false }))
     }
 
     async fn get_account(

@@ -30,6 +30,7 @@ impl Routing {
         // The batch was routed by an older table, and the present map no longer has the shard.
         let Some(shard) = writer.map.index_of(shard_id) else { return };
         let mut hearing = Hearing::default();
+        let mut statements: Vec<(Slot, SlotStatement)> = Vec::new();
         for refusal in refusals {
             let Some(slot) = Slot::new(refusal.slot) else {
                 tracing::error!(shard = shard_id, slot = refusal.slot, "a shard refused a slot that does not exist");
@@ -39,8 +40,22 @@ impl Routing {
             match SlotStatement::new(refusal.state.into(), refusal.epoch, peer) {
                 // A shard that owns the slot it refused received the slot while its answer was in transit.
                 SlotStatement::Owned { .. } => {}
-                statement => writer.hear(shard, slot.into(), statement, &mut hearing),
+                statement => statements.push((slot, statement)),
             }
+        }
+        // A large batch is refused with a statement for each of its operations. What is said about neighbours is taken in at once.
+        statements.sort_by_key(|(slot, _)| *slot);
+        let mut said: Vec<(SlotRange, SlotStatement)> = Vec::new();
+        for (slot, statement) in statements {
+            match said.last_mut() {
+                Some((range, same)) if *same == statement && range.reaches(slot.into()) => {
+                    *range = range.up_to(slot.into())
+                }
+                _ => said.push((slot.into(), statement)),
+            }
+        }
+        for (slots, statement) in said {
+            writer.hear(shard, slots, statement, &mut hearing);
         }
         hearing.report();
         self.publish(&writer);

@@ -107,7 +107,7 @@ pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemap
         drop(span.part("queue", span.begun(), Instant::now()));
     }
     let open = match send(&shard, &batch).await {
-        Ok(replies) => hand_out(&shard, batch, replies, Sending::First),
+        Ok(executed) => hand_out(&shard, batch, executed, Sending::First),
         Err(CallFailure::NotSent(_)) => return answer_all(batch, &shard.unavailable()),
         Err(CallFailure::TooLate) => return answer_all(batch, &shard.late()),
         Err(CallFailure::Lost(_)) => batch,
@@ -145,7 +145,7 @@ async fn resend(shard: &Shard, batch: Vec<Submission>) {
         match send(shard, &batch).await {
             // The node is still unreachable. Nothing was sent, so the budget for this sending remains.
             Err(CallFailure::NotSent(_) | CallFailure::TooLate) => continue,
-            Ok(replies) => batch = hand_out(shard, batch, replies, Sending::Again),
+            Ok(executed) => batch = hand_out(shard, batch, executed, Sending::Again),
             Err(CallFailure::Lost(_) | CallFailure::NoAnswer | CallFailure::Refused { .. }) => {
                 batch.iter_mut().for_each(|submission| submission.forget_refusals(shard));
             }
@@ -156,7 +156,7 @@ async fn resend(shard: &Shard, batch: Vec<Submission>) {
     give_up(shard, batch);
 }
 
-async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<Result<Reply, BadMessage>>, CallFailure> {
+async fn send(shard: &Shard, batch: &[Submission]) -> Result<Executed, CallFailure> {
     let begun = Instant::now();
     let latest = batch.iter().map(|submission| submission.deadline).max().unwrap_or(begun);
     let operations = batch.iter().map(|submission| submission.operations.len()).sum::<usize>();
@@ -175,16 +175,16 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<Result<Reply, B
         Err(CallFailure::Refused { .. }) => CallEnd::Refused,
     };
     shard.metrics.executed(end, begun.elapsed(), operations);
-    let Executed { replies, mark } = answer?;
+    let executed = answer?;
     // Record the mark before answering: a read that follows an answer must not be older.
-    if let Some(mark) = mark {
+    if let Some(mark) = executed.mark {
         shard.witness.observe(shard.number, mark);
     }
-    if replies.len() != operations {
-        let detail = format!("{} results for {operations} operations", replies.len());
+    if executed.replies.len() != operations {
+        let detail = format!("{} results for {operations} operations", executed.replies.len());
         return Err(CallFailure::Refused { code: Code::Internal, detail });
     }
-    Ok(replies)
+    Ok(executed)
 }
 
 /// `now_us` is `now` by the node's clock.
@@ -211,16 +211,12 @@ fn request(shard: &Shard, batch: &[Submission], now: Instant, now_us: Option<i64
 }
 
 /// Gives each submission its answers, except submissions with an operation of unknown outcome, which are resent.
-fn hand_out(
-    shard: &Shard,
-    batch: Vec<Submission>,
-    replies: Vec<Result<Reply, BadMessage>>,
-    sending: Sending,
-) -> Vec<Submission> {
-    let mut replies = replies.into_iter();
+fn hand_out(shard: &Shard, batch: Vec<Submission>, executed: Executed, sending: Sending) -> Vec<Submission> {
+    let mut replies = executed.replies.into_iter();
     let mut open = Vec::new();
     for mut submission in batch {
         submission.resent |= sending == Sending::Again;
+        submission.after_doubt |= executed.after_doubt;
         let of_it = replies.by_ref().take(submission.operations.len());
         submission.answers = of_it.map(|reply| read(shard, reply, sending)).collect();
         let unknown = |answer: &Answer| matches!(answer, Err(CallError::OutcomeUnknown { .. }));
@@ -310,7 +306,8 @@ impl Submission {
             }
         }
         // The caller may have given up; the ledger keeps the results under the ids.
-        let _ = self.reply.send(Answers { answers: self.answers, resent: self.resent });
+        let _ =
+            self.reply.send(Answers { answers: self.answers, resent: self.resent, after_doubt: self.after_doubt });
     }
 
     /// Gives the same answer to each operation of the submission.

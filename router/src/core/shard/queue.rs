@@ -47,6 +47,8 @@ pub struct Submission {
     /// What has been learnt so far, once it was sent.
     pub answers: Vec<Answer>,
     pub resent: bool,
+    /// As in [`Answers`].
+    pub after_doubt: bool,
 }
 
 /// Decides between the sender that takes a submission out of the queue and the waiter that gives it up: the first to claim it has it.
@@ -238,6 +240,7 @@ mod tests {
             reply,
             answers: Vec::new(),
             resent: false,
+            after_doubt: false,
         }
     }
 

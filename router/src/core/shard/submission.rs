@@ -24,11 +24,14 @@ pub struct Answers {
     /// They were sent more than once, so an operation that was not executed (not owned, deferred) may have been executed
     /// by an earlier sending. Its id tells, when it is sent again; until then its outcome is unknown.
     pub resent: bool,
+    /// The node had to decide some of them again after a COMMIT without an answer. What it answers as a replay may be the effect of this
+    /// sending. Every answer is right all the same.
+    pub after_doubt: bool,
 }
 
 impl From<Vec<Answer>> for Answers {
     fn from(answers: Vec<Answer>) -> Self {
-        Self { answers, resent: false }
+        Self { answers, resent: false, after_doubt: false }
     }
 }
 

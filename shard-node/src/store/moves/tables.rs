@@ -317,9 +317,11 @@ const SHARE_ERASURES: [&str; 2] = [
     "UPDATE pg_temp.moved m SET metadata = '-' FROM shardledger.journal j \
      WHERE j.position = m.position AND j.metadata = '-' AND m.metadata <> '-'",
 ];
-// Both tables have the same columns in the same order.
+// Both tables have the same columns in the same order. The lane may erase a booking at this moment.
 const DIFFERENT: &str = "SELECT m.position FROM pg_temp.moved m JOIN shardledger.journal j ON j.position = m.position \
-     WHERE ROW(m.*) IS DISTINCT FROM ROW(j.*) LIMIT 1";
+     WHERE ROW(m.*) IS DISTINCT FROM ROW(j.*) \
+       AND (to_jsonb(m) - 'metadata' <> to_jsonb(j) - 'metadata' \
+         OR (m.metadata IS DISTINCT FROM j.metadata AND m.metadata IS DISTINCT FROM '-' AND j.metadata IS DISTINCT FROM '-')) LIMIT 1";
 
 /// Carries out the erasures among the bookings that have come.
 pub async fn apply_erasures(connection: &mut PgConnection, after: i64, to: i64) -> Result<(), StoreError> {

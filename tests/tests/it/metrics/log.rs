@@ -16,6 +16,7 @@ use testkit::{
 use uuid::Uuid;
 
 use super::two_accounts;
+use crate::failpoints::{Failpoints, Interruption};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -62,6 +63,32 @@ async fn each_request_with_an_effect_or_an_unknown_one_leaves_one_line() -> anyh
     line_of(&router, &after, "posted", last).await?;
     let of_replay = lines_of(&router, &again)?;
     ensure!(of_replay.is_empty(), "a replay leaves {of_replay:?}");
+    drop(router);
+    cluster.finish().await
+}
+
+/// The COMMIT of a step of a transfer takes effect, and its answer is lost. The lane decides the step again and finds it carried out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_commit_was_not_answered_leaves_one_line() -> anyhow::Result<()> {
+    let failpoints = Failpoints::create()?;
+    let cluster = failpoints.start_cluster(2, 1).await?;
+    let (alice, bob) = two_accounts(&cluster).await?;
+    let folder = Folder::create()?;
+    let config = RouterConfig::write(&folder, "router", &cluster.shard_map_path(), "[log]\nformat = \"json\"\n")?;
+    let router = Router::start(&config).await?;
+    let client = Client::new(vec![router.url()]).with_timeout(Duration::from_secs(10));
+    for step in ["reserve", "credit", "settle"] {
+        let point = format!("{step}.after");
+        failpoints.arm(&point, Interruption::Fail)?;
+        let id = Uuid::now_v7();
+        let order = payment_body(id, &alice, &bob, "1.00");
+        let answer = client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?;
+        expect!(matches!(answer.status, 200 | 201), "{step}: {} {}", answer.status, answer.text());
+        ensure!(failpoints.is_reached(&point), "no commit failed at {point}");
+        failpoints.disarm(&point);
+        let line = line_of(&router, &answer, "posted", id).await?;
+        expect!(line["sent_again"] == true, "{step}: {line}");
+    }
     drop(router);
     cluster.finish().await
 }

@@ -12,7 +12,14 @@ fn note(text: &str) -> Metadata {
 
 fn erase(of: Erased, n: u128, debit: &str, at: &str) -> Operation {
     let (id, debit, at) = (TransferId(Uuid::from_u128(n)), id(debit), id(at));
-    Operation::EraseMetadata(EraseMetadata { of, id, debit, at, ordered_by: None })
+    Operation::EraseMetadata(EraseMetadata { of, id, debit, at, credit: None, ordered_by: None })
+}
+
+/// The same at the shard of the debit account, with the credit account.
+fn erase_of_both(n: u128, debit: &str, credit: &str) -> Operation {
+    let (erased, debit, credit) = (TransferId(Uuid::from_u128(n)), id(debit), Some(id(credit)));
+    let (of, at) = (Erased::Transfer, debit.clone());
+    Operation::EraseMetadata(EraseMetadata { of, id: erased, debit, at, credit, ordered_by: None })
 }
 
 fn erased(outcome: &Outcome) -> MetadataErased {
@@ -85,6 +92,42 @@ fn the_shard_of_the_credit_account_erases_its_copy() {
     assert_eq!(erased(&shard.one(erase(Erased::Transfer, 1, "alice", "bank"))), MetadataErased::NotFound);
     let booking = shard.journal.bookings().last().unwrap();
     assert_eq!((booking.kind, booking.owner()), (BookingKind::TransferErased, Some(&id("alice"))));
+    assert_eq!(texts(&shard), [""; 0]);
+}
+
+/// A move takes the bookings of its slots along. A shard that has a copy of the transfer has to learn of the erasure with either account.
+#[test]
+fn an_erasure_belongs_to_the_slots_of_both_accounts() {
+    let mut shard = Shard::with(&["bank", "alice"]);
+    shard.one(Operation::Transfer(Transfer { metadata: note("copied"), ..transfer(1, "bank", "alice", 5) }));
+    assert_eq!(erased(&shard.one(erase_of_both(1, "bank", "alice"))), MetadataErased::Now);
+    assert_eq!(erased(&shard.one(erase_of_both(1, "bank", "alice"))), MetadataErased::Nothing);
+    let erasures = shard.journal.bookings().iter().filter(|booking| booking.kind == BookingKind::TransferErased);
+    assert!(erasures.map(|booking| booking.owner().unwrap()).eq([&id("bank"), &id("alice")]));
+}
+
+#[test]
+fn a_capture_that_was_ordered_before_its_hold_was_erased_brings_nothing_back() {
+    let mut shard = Shard::with(&["bank", "alice"]);
+    let hold = PlaceHold {
+        ordered_by: None,
+        id: TransferId(Uuid::from_u128(1)),
+        debit: id("bank"),
+        credit: id("alice"),
+        asset: usd(),
+        amount: 5,
+        expires_in_s: None,
+        metadata: note("held"),
+    };
+    shard.one(Operation::PlaceHold(hold));
+    shard.one(erase(Erased::Hold, 1, "bank", "bank"));
+    let purpose = Purpose::Capture { hold: TransferId(Uuid::from_u128(1)), whole: false, finalize: true };
+    // The router read the hold before it was erased, or after.
+    let capture = |metadata| Transfer { metadata, purpose, ..transfer(2, "bank", "alice", 3) };
+    for metadata in [note("held"), Metadata::empty()] {
+        let outcome = shard.one(Operation::Transfer(capture(metadata)));
+        assert!(is_posted(&outcome), "{outcome:?}");
+    }
     assert_eq!(texts(&shard), [""; 0]);
 }
 
