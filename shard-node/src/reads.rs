@@ -267,6 +267,21 @@ pub async fn balance_at(
 /// # Errors
 /// When the database cannot be read.
 pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
+    let mut found = transfers_now(reads, id, debit).await?;
+    if found.transfers.is_empty() {
+        found.not_owner = not_owner_of(&reads.from, debit).await?;
+        if !debit.is_empty() && found.not_owner.is_none() {
+            // The slot may have come between the two reads, and its bookings with it. What is read from now on is all that there is.
+            found = transfers_now(reads, id, debit).await?;
+            if found.transfers.is_empty() {
+                found.not_owner = not_owner_of(&reads.from, debit).await?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn transfers_now(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
     let mut found = wire::GetTransfersResponse::default();
     let roles = [Role::Transfer, Role::Settlement, Role::Register];
     let OfId { here, elsewhere } = bookings::by_id(&reads.from, id, debit, &roles).await?;
@@ -317,9 +332,6 @@ pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::Get
             decided_at_us: stored.decided_at_us,
         });
     }
-    if found.transfers.is_empty() {
-        found.not_owner = not_owner_of(&reads.from, debit).await?;
-    }
     Ok(found)
 }
 
@@ -348,13 +360,25 @@ pub async fn transfers_of(reads: &Reads, keys: &[TransferKey]) -> Result<Vec<wir
 /// # Errors
 /// When the database cannot be read.
 pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
+    let mut found = holds_now(reads, id, debit).await?;
+    if found.holds.is_empty() {
+        found.not_owner = not_owner_of(&reads.from, debit).await?;
+        if !debit.is_empty() && found.not_owner.is_none() {
+            // As in `transfers`.
+            found = holds_now(reads, id, debit).await?;
+            if found.holds.is_empty() {
+                found.not_owner = not_owner_of(&reads.from, debit).await?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn holds_now(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
     let OfId { here, elsewhere } = bookings::holds_of_id(&reads.from, id, debit).await?;
     let mut found = wire::GetHoldsResponse::default();
     found.elsewhere.extend(elsewhere.iter().map(|booking| booking.payer.to_string()));
     found.holds.extend(here.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
-    if found.holds.is_empty() {
-        found.not_owner = not_owner_of(&reads.from, debit).await?;
-    }
     Ok(found)
 }
 

@@ -55,10 +55,10 @@ fn a_crash_that_was_ordered_before_everything_heals_does_not_last() {
     assert_eq!(run(20_598_599, false).finding, None);
 }
 
-/// Seeds that have found something in moves of slots, or with accounts that have a limit: `docs/reliability.md` says what.
+/// Seeds that have found something in moves of slots, with frozen routers, or with accounts that have a limit: `docs/reliability.md` says what.
 #[test]
 fn what_moves_and_limits_once_broke_stays_whole() {
-    for seed in [4_104, 4_185, 5_483] {
+    for seed in [4_104, 4_185, 5_483, 35_162, 61_908, 80_460, 122_688, 151_800, 234_444, 245_361] {
         assert_eq!(run(seed, false).finding, None, "SEED={seed}");
     }
 }

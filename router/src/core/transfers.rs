@@ -356,7 +356,9 @@ async fn run_atomic(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline
         let view = core.view();
         // The shard of a transfer whose verdict has to be known first.
         let mut undetermined: Option<Arc<str>> = None;
-        let Some(shard) = common_shard(&view, &transfers) else { return Ok(AtomicReply::CrossShard) };
+        let Some(shard) = common_shard(&view, &transfers) else {
+            return across_shards(core, transfers, deadline).await;
+        };
         let operations = vec![operation.clone()];
         let Answers { mut answers, resent, .. } = shard.execute(Urgency::New, operations, false, deadline).await;
         let learnt = match answers.pop() {
@@ -391,6 +393,26 @@ async fn run_atomic(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline
             return Err(put_off(undetermined, shard.id()));
         }
     }
+}
+
+/// The answer to a group whose accounts are not on one shard. They may have been when an earlier request with the same ids was carried out.
+async fn across_shards(
+    core: &Core,
+    transfers: Vec<NewTransfer>,
+    deadline: Deadline,
+) -> Result<AtomicReply, CallError> {
+    let Some(first) = transfers.first() else { return Ok(AtomicReply::CrossShard) };
+    // Of a group, all transfers are stored or none.
+    match core.dry_run_transfer(first, deadline).await? {
+        TransferReply::Done(answer) if answer.replayed => {}
+        _ => return Ok(AtomicReply::CrossShard),
+    }
+    let mut batch = Batch::new(core, transfers, deadline);
+    batch.recall().await;
+    if !batch.items.iter().all(Item::is_replay) {
+        return Ok(AtomicReply::CrossShard);
+    }
+    batch.items.into_iter().map(Item::into_reply).collect::<Result<_, _>>().map(AtomicReply::Stored)
 }
 
 /// The error for a group that was put off until the deadline.

@@ -263,12 +263,15 @@ impl Work {
         }
     }
 
+    /// INV-5: an operation in doubt whose slot has left the shard meanwhile may be carried out, and its booking has left with the slot. Nobody looked.
+    ///
     /// # Panics
     /// When there is not one outcome for each operation: each client would get the answer of another.
     pub fn answer(&mut self, group: &[usize], outcomes: Vec<Outcome>) {
         assert_eq!(group.len(), outcomes.len(), "one outcome for each operation");
         for (index, outcome) in group.iter().zip(outcomes) {
-            self.replies[*index] = Some(Reply::Outcome(outcome));
+            let is_unknown = self.in_doubt[*index] && matches!(outcome, Outcome::NotOwner(_));
+            self.replies[*index] = Some(if is_unknown { Reply::Unknown } else { Reply::Outcome(outcome) });
         }
     }
 
@@ -342,7 +345,7 @@ fn without_effect(in_doubt: bool, reason: Reason, detail: &str) -> Reply {
 mod tests {
     use std::time::Duration;
 
-    use ledger::{AccountId, operation::UpdateAccount};
+    use ledger::{AccountId, operation::UpdateAccount, outcome::NotOwner};
 
     use super::*;
 
@@ -377,6 +380,18 @@ mod tests {
 
     fn is_not_executed(reply: &Reply) -> bool {
         matches!(reply, Reply::NotExecuted { .. })
+    }
+
+    #[tokio::test]
+    async fn an_operation_in_doubt_whose_slot_has_left_is_unknown() {
+        let not_owner = || Outcome::NotOwner(NotOwner { slot: 1, state: 2, epoch: 1, owner: "s1".to_owned() });
+        let (submission, answer) = submission(&[100, 100]);
+        let mut work = Work::new(submission);
+        let group = work.next_group().unwrap();
+        work.doubt(&[0]);
+        work.answer(&group, vec![not_owner(), not_owner()]);
+        work.send_replies();
+        assert_eq!(answer.await.unwrap().replies, [Reply::Unknown, Reply::Outcome(not_owner())]);
     }
 
     #[tokio::test(start_paused = true)]

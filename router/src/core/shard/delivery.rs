@@ -188,7 +188,14 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Executed, CallFailu
 }
 
 /// `now_us` is `now` by the node's clock.
+///
+/// A time limit of 0 would mean that there is none. If a deadline has passed, because this router was frozen since it took the submission out of
+/// the queue, the call is dated before the deadline: the node then finds that the limit has passed.
 fn request(shard: &Shard, batch: &[Submission], now: Instant, now_us: Option<i64>) -> ExecuteCall {
+    let deadlines = batch.iter().map(|submission| submission.deadline);
+    let late = if now_us.is_some() { lateness(deadlines, now) } else { Duration::ZERO };
+    let now = now.checked_sub(late).unwrap_or(now);
+    let now_us = now_us.map(|now_us| now_us.saturating_sub_unsigned(u64::try_from(late.as_micros()).unwrap_or(0)));
     let table = shard.routing.load();
     let bytes = batch.iter().map(|submission| submission.bytes).sum();
     let mut call = ExecuteCall::new(shard.witness.assets_digest(), now_us, bytes);
@@ -209,6 +216,18 @@ fn request(shard: &Shard, batch: &[Submission], now: Instant, now_us: Option<i64
     }
     call
 }
+
+/// How much earlier a call has to be dated so that the deadline which has passed longest is [`SHORTEST_LIMIT`] after the date. Zero if none has
+/// passed.
+fn lateness(deadlines: impl Iterator<Item = Instant>, now: Instant) -> Duration {
+    match deadlines.min() {
+        Some(earliest) if earliest <= now => now.duration_since(earliest) + SHORTEST_LIMIT,
+        _ => Duration::ZERO,
+    }
+}
+
+/// The shortest time limit that a call can carry.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(1);
 
 /// Gives each submission its answers, except submissions with an operation of unknown outcome, which are resent.
 fn hand_out(shard: &Shard, batch: Vec<Submission>, executed: Executed, sending: Sending) -> Vec<Submission> {
@@ -314,5 +333,30 @@ impl Submission {
     pub fn answer_all(self, error: &CallError) {
         let answers = vec![Err(error.clone()); self.operations.len()];
         Self { answers, ..self }.answer();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A router that was frozen sends what it had taken out of the queue before. The node must find it late.
+    #[test]
+    fn a_call_is_dated_before_the_deadlines_that_have_passed() {
+        let now = Instant::now() + Duration::from_secs(10);
+        let (before, after) = (|ms| now - Duration::from_millis(ms), |ms| now + Duration::from_millis(ms));
+        for (deadlines, late) in [
+            (vec![], 0),
+            (vec![after(1), after(500)], 0),
+            (vec![after(500), before(0)], 1),
+            (vec![before(3), before(1_500), after(500)], 1_501),
+        ] {
+            let late = Duration::from_millis(late);
+            assert_eq!(lateness(deadlines.iter().copied(), now), late);
+            for deadline in deadlines.into_iter().filter(|deadline| *deadline <= now) {
+                let limit = deadline.duration_since(now - late);
+                assert!(limit >= SHORTEST_LIMIT && limit <= late, "the node finds that {limit:?} have passed");
+            }
+        }
     }
 }

@@ -478,6 +478,27 @@ async fn an_atomic_group_is_of_one_shard() {
     assert_eq!((cluster.posted(&alice).await, cluster.posted(&carol).await), (50, 50));
 }
 
+/// A client that has lost the answer sends the group again. "Not executed" would be wrong.
+#[tokio::test]
+async fn a_group_whose_accounts_have_parted_since_is_answered_as_it_was_carried_out() {
+    let cluster = Cluster::start(2).await;
+    let (alice, carol) = (cluster.account_on(0, "alice"), cluster.account_on(0, "carol"));
+    cluster.fund(&[(&alice, 100), (&carol, 0)]).await;
+    let group = |ids: [u128; 2]| {
+        let orders = vec![transfer(ids[0], &alice, &carol, 60), transfer(ids[1], &alice, &carol, 10)];
+        cluster.router.transfer_atomic(orders, soon())
+    };
+    let first = group([1, 2]).await.unwrap();
+    assert!(matches!(&first, AtomicReply::Stored(replies) if replies.len() == 2), "{first:?}");
+    cluster.move_slot_of(&carol, 1);
+    let again = group([1, 2]).await.unwrap();
+    let AtomicReply::Stored(replies) = &again else { panic!("{again:?}") };
+    assert!(replies.iter().all(|reply| matches!(reply, TransferReply::Done(answer) if answer.replayed)));
+    assert_eq!(group([3, 4]).await, Ok(AtomicReply::CrossShard));
+    assert_eq!(group([1, 4]).await, Ok(AtomicReply::CrossShard));
+    assert_eq!((cluster.posted(&alice).await, cluster.posted(&carol).await), (30, 70));
+}
+
 #[tokio::test]
 async fn a_local_batch_is_one_call_per_shard() {
     let cluster = Cluster::start(2).await;
