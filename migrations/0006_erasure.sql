@@ -1,11 +1,11 @@
 -- Erasure of metadata (docs/adr/0021).
 
--- Kinds 8 and 9, role 0: the metadata of a transfer (8) or hold (9) was erased. The column names the transfer or hold, and payee is its debit
--- account. The payer is the account whose shard erased: the debit account, or the credit account of a transfer whose booking a move of slots has left
--- behind. The kind 2 with the metadata '-' erases that of the account's earlier bookings.
+-- Kinds 8 and 9, role 0: the metadata of a transfer (8) or hold (9) was erased. erases is the transfer or hold, payee its debit account. payer is the account
+-- whose slot the booking belongs to: the debit account, or the credit account for the copy of a transfer at its shard. The metadata of an account is erased by
+-- kind 2 with the metadata '-'.
 ALTER TABLE shardledger.journal ADD COLUMN erases UUID;
 
--- Leads from an account to the bookings that record its metadata. Transfers and holds are not in it.
+-- Finds the opening and the updates of an account.
 CREATE INDEX journal_account_changes ON shardledger.journal (payer) WHERE kind < 3;
 
 -- Carries out the erasures among the bookings between two positions. '-' stands in place of erased metadata; no client can send it, because

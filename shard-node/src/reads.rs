@@ -271,7 +271,7 @@ pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::Get
     if found.transfers.is_empty() {
         found.not_owner = not_owner_of(&reads.from, debit).await?;
         if !debit.is_empty() && found.not_owner.is_none() {
-            // The slot may have come between the two reads, and its bookings with it. What is read from now on is all that there is.
+            // The slot may have arrived between the two reads, with its bookings. Read once more: this shard owns the slot now.
             found = transfers_now(reads, id, debit).await?;
             if found.transfers.is_empty() {
                 found.not_owner = not_owner_of(&reads.from, debit).await?;
@@ -364,7 +364,7 @@ pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHold
     if found.holds.is_empty() {
         found.not_owner = not_owner_of(&reads.from, debit).await?;
         if !debit.is_empty() && found.not_owner.is_none() {
-            // As in `transfers`.
+            // See `transfers`.
             found = holds_now(reads, id, debit).await?;
             if found.holds.is_empty() {
                 found.not_owner = not_owner_of(&reads.from, debit).await?;

@@ -97,9 +97,10 @@ pub enum BookingKind {
     SharesOut = 6,
     /// Slots came from another shard: the in-transit shares of the bookings that came with them. No balance changes.
     SharesIn = 7,
-    /// The metadata of a transfer was erased. The payer is the account whose shard erased it from its bookings.
+    /// The metadata of a transfer was erased. The payer is the debit account, or the credit account if this booking belongs to the credit account's slot.
+    /// The payee is the debit account.
     TransferErased = 8,
-    /// The metadata of a hold was erased. The payer is the hold's.
+    /// The metadata of a hold was erased. Payer and payee are the hold's debit account.
     HoldErased = 9,
     /// A transfer between two accounts of the shard.
     Posted = 11,
@@ -143,12 +144,12 @@ pub enum Role {
     HoldEnd = 5,
 }
 
-/// Whose metadata a booking erases from earlier bookings.
+/// What an erasure removes metadata from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Erasure<'b> {
     Transfer(TransferKey),
     Hold(TransferKey),
-    /// Of an account, from its opening and its updates before a version.
+    /// An account's opening, and its updates before `before_version`.
     Account {
         id: &'b AccountId,
         before_version: i64,
@@ -282,7 +283,7 @@ impl Booking {
         self.extra.as_ref().map_or(Purpose::Payment, |extra| extra.purpose)
     }
 
-    /// What the booking erases; `None`: nothing.
+    /// What the booking erases, if it is an erasure.
     pub fn erasure(&self) -> Option<Erasure<'_>> {
         let of_key = || {
             let id = self.extra.as_ref()?.erases?;

@@ -22,7 +22,7 @@ impl Metadata {
     /// Keys and values together.
     pub const MAX_BYTES: usize = 4096;
 
-    /// The canonical form of what was erased. No client can send it, because it is no JSON object.
+    /// The stored form of erased metadata. No client can send it, because it is not a JSON object.
     pub const ERASED: &str = "-";
 
     pub const fn empty() -> Self {
@@ -75,7 +75,7 @@ impl Metadata {
         self.0.as_deref().is_some_and(|text| text != Self::ERASED)
     }
 
-    /// Whether a repeated request has other metadata than the first one. What was erased cannot be compared, and counts as equal.
+    /// Whether a repeated request has other metadata than the first one. Erased metadata equals any other.
     pub fn differs_from(&self, other: &Self) -> bool {
         let is_erased = |metadata: &Self| metadata.0.as_deref() == Some(Self::ERASED);
         !is_erased(self) && !is_erased(other) && self != other

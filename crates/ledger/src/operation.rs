@@ -371,14 +371,14 @@ pub struct EraseMetadata {
     /// The account whose shard erases: the debit account, or the credit account of a transfer. A move of slots leaves a copy of a transfer's booking
     /// at the shard of the account that stays.
     pub at: AccountId,
-    /// The credit account of a transfer that was made within one shard. If the shard owns it as well, a booking of the erasure belongs to its slot,
-    /// too: a move of the slot has to take it along.
+    /// The credit account of a transfer within one shard. If this shard owns it too, a second erasure is booked for its slot, so that a move of that
+    /// slot copies it.
     pub credit: Option<AccountId>,
     /// As in [`Transfer::ordered_by`].
     pub ordered_by: Option<KeyName>,
 }
 
-/// What the metadata is of.
+/// The kind of record whose metadata is erased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Erased {
     Transfer,

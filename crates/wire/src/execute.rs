@@ -63,7 +63,7 @@ pub struct Executed {
     /// One for each operation, in order.
     pub replies: Vec<Result<Reply, BadMessage>>,
     pub mark: Option<Mark>,
-    /// A COMMIT with an operation of the call was in doubt: what is answered as a replay may be its own effect.
+    /// The COMMIT of an earlier attempt of this call was not answered. A replay among the results may be the effect of that attempt.
     pub after_doubt: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Erasing the metadata of transfers and holds (ADR 21). That of an account is erased by an update of the account.
+//! Erasing the metadata of transfers and holds (ADR 21). An account's metadata is erased by `UpdateAccount`.
 
 use ledger::{
     AccountId, KeyName, TransferKey,

@@ -395,14 +395,14 @@ async fn run_atomic(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline
     }
 }
 
-/// The answer to a group whose accounts are not on one shard. They may have been when an earlier request with the same ids was carried out.
+/// Answers an atomic group whose accounts are on several shards. If it was carried out when they shared a shard, it is a replay.
 async fn across_shards(
     core: &Core,
     transfers: Vec<NewTransfer>,
     deadline: Deadline,
 ) -> Result<AtomicReply, CallError> {
     let Some(first) = transfers.first() else { return Ok(AtomicReply::CrossShard) };
-    // Of a group, all transfers are stored or none.
+    // A group is stored as a whole or not at all: the first transfer decides.
     match core.dry_run_transfer(first, deadline).await? {
         TransferReply::Done(answer) if answer.replayed => {}
         _ => return Ok(AtomicReply::CrossShard),

@@ -85,7 +85,7 @@ impl Effect {
         if error.is_not_executed() { Self::None } else { Self::Unknown }
     }
 
-    /// `changed`: what a change is called.
+    /// `changed`: the outcome to log for a change.
     fn of_account(reply: Result<&AccountReply, &CallError>, changed: &'static str, again: SentAgain) -> Self {
         match reply {
             Ok(AccountReply::Created(_)) => Self::Done("opened"),
@@ -155,8 +155,8 @@ pub fn release(reply: &Result<ReleaseReply, CallError>) {
 pub fn erasure(reply: &Result<MetadataErased, CallError>) {
     let again = SentAgain::by_this_request();
     let effect = match reply {
-        // A repetition leaves a line as well: an operator who restores a shard repeats what the log says was erased, and the first request may have
-        // erased only one of two copies.
+        // A repetition leaves a line as well: the first request may have erased only one of two copies, and after a restore an operator repeats
+        // the erasures that the log lists.
         Ok(MetadataErased::Now | MetadataErased::Nothing) => Effect::Done("erased"),
         Ok(MetadataErased::NotFound) => Effect::None,
         Err(error) => Effect::of_error(error),

@@ -30,9 +30,9 @@ use crate::{
     trace,
 };
 
-/// Erase the metadata of an account, and what was its metadata before.
+/// Erase the metadata of an account, present and past.
 ///
-/// It may be sent again. New metadata may be set afterwards.
+/// The request can be repeated. `PATCH` can set new metadata afterwards. The erasure is an `updated` entry of the account.
 #[utoipa::path(
     delete, path = "/v1/accounts/{id}/metadata", operation_id = "eraseAccountMetadata", tag = "accounts",
     params(("id" = schemas::AccountId, Path, description = "The account.")),
@@ -61,7 +61,7 @@ pub async fn of_account(
 
 /// Erase the metadata of a transfer.
 ///
-/// It may be sent again. The transfer itself stays, also for requests that repeat it: whatever their metadata is, they are answered with it.
+/// The request can be repeated. The transfer stays. A later request with the transfer's id is a replay, whatever its metadata is.
 #[utoipa::path(
     delete, path = "/v1/transfers/{id}/metadata", operation_id = "eraseTransferMetadata", tag = "transfers",
     params(
@@ -89,8 +89,8 @@ pub async fn of_transfer(
     let of_record = |text: &str| account_id(text, "transfer").map_err(nonsense);
     let key = TransferKey { id, debit: of_record(&found.record.debit)? };
     access.check_erasure::<FoundTransfer>(id, &key.debit)?;
-    // A transfer that was made between two shards has one booking with metadata. One that was made within a shard may have a copy of it
-    // where its credit account is.
+    // A transfer between two shards has its metadata in one booking. A transfer within one shard may have a second copy of its booking, at the
+    // shard of the credit account, since slots moved.
     let credit = if found.record.cross_shard { None } else { Some(of_record(&found.record.credit)?) };
     trace::names_transfer(id);
     if carry_out(&edge, &access, Erased::Transfer, key, credit, deadline).await.map_err(marked)?
@@ -104,8 +104,7 @@ pub async fn of_transfer(
 
 /// Erase the metadata of a hold.
 ///
-/// It may be sent again. Captures of the hold have metadata of their own, equal to that of the hold when they were made: erase it as that of
-/// transfers.
+/// The request can be repeated. A capture of the hold has a copy of the metadata: erase it as that of a transfer, by the capture's id.
 #[utoipa::path(
     delete, path = "/v1/holds/{id}/metadata", operation_id = "eraseHoldMetadata", tag = "holds",
     params(
@@ -159,14 +158,14 @@ async fn carry_out(
 }
 
 impl Access {
-    /// Checks an erasure of the metadata of a transfer or hold, which the key may read.
+    /// Checks whether the key may erase the metadata of a transfer or hold. The caller has checked that the key may read it.
     ///
     /// # Errors
     /// 403 unless the key may debit the debit account.
     fn check_erasure<T: Stored>(&self, id: ledger::TransferId, debit: &AccountId) -> Result<(), Problem> {
         match self.key() {
             Some(key) if !self.may_debit(debit) => {
-                let detail = format!("the key {} may not change what {debit} has ordered", key.name);
+                let detail = format!("the key {} may not erase metadata of transfers and holds of {debit}", key.name);
                 Err(T::mark(Problem::new(super::problem::Code::NotPermitted, detail), id))
             }
             _ => Ok(()),

@@ -120,8 +120,8 @@ pub async fn named(
     Ok(named)
 }
 
-/// Loads what the journal holds under the operations' ids, of slots that the shard owns. An erasure also finds the copy of a booking that stayed
-/// with its payee; such a transfer has no other booking.
+/// Loads what the journal holds under the operations' ids, of slots that the shard owns. For an erasure, also loads the
+/// booking of a transfer whose debit account has moved away; this shard then has it because of the credit account.
 pub async fn stored(
     store: &impl Store,
     owns: &impl Fn(&AccountId) -> bool,

@@ -44,7 +44,7 @@ pub struct Replies {
     pub replies: Vec<Reply>,
     /// The attempts to carry operations of the submission out, if it is traced; the first [`MAX_ATTEMPTS`] of them.
     pub attempts: Vec<Attempt>,
-    /// A COMMIT with an operation of the submission was in doubt. An operation that is answered as a replay may have found its own effect.
+    /// The COMMIT of an earlier attempt was not answered. A replay among the replies may be the effect of that attempt.
     pub after_doubt: bool,
 }
 
@@ -263,7 +263,8 @@ impl Work {
         }
     }
 
-    /// INV-5: an operation in doubt whose slot has left the shard meanwhile may be carried out, and its booking has left with the slot. Nobody looked.
+    /// INV-5: the COMMIT of an operation in doubt may have taken effect. If its slot has left the shard, its booking cannot be looked up here, so the
+    /// operation is unknown.
     ///
     /// # Panics
     /// When there is not one outcome for each operation: each client would get the answer of another.

@@ -565,7 +565,7 @@ impl Tables {
         Ok(())
     }
 
-    /// As `apply_erasures` does with the rows of `account`. The journal erases its own bookings.
+    /// Erases rows of `account` as `apply_erasures` does. `Journal::append` erases bookings.
     fn erase_rows(&mut self, bookings: &[Booking]) {
         for erasure in bookings.iter().filter_map(Booking::erasure) {
             if let Erasure::Account { id, before_version } = erasure

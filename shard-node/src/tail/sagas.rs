@@ -93,7 +93,7 @@ impl OpenSagas {
         self.by_key.insert(key, saga);
     }
 
-    /// Erases the metadata of a saga under way, if it is meant.
+    /// Erases the metadata of the saga that the erasure names, if it is under way.
     pub fn erase(&mut self, erasure: &Erasure<'_>) {
         if let Erasure::Transfer(key) = erasure
             && let Some(saga) = self.by_key.get_mut(key)

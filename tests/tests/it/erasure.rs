@@ -33,13 +33,13 @@ async fn send(client: &Client, method: Method, path: &str, body: Option<&Value>)
     Ok(answer)
 }
 
-/// Erases, twice, and reads. The three answers must be one.
+/// Erases, twice, and reads. The three answers must be equal.
 async fn erase(client: &Client, erasure: &str, read: &str) -> anyhow::Result<Value> {
     let first = send(client, Method::DELETE, erasure, None).await?.json()?;
     expect!(first["metadata"] == json!({}), "{first}");
     for (method, path) in [(Method::DELETE, erasure), (Method::GET, read)] {
         let mut again = send(client, method.clone(), path, None).await?.json()?;
-        // A read by id has more members.
+        // `GET` by id shows additional members.
         if let (Some(shown), Some(first)) = (again.as_object_mut(), first.as_object()) {
             shown.retain(|name, _| first.contains_key(name));
         }
@@ -145,7 +145,7 @@ async fn erased_metadata_is_in_no_database_and_everything_else_stays() -> anyhow
         expect!(!listed.to_string().contains(SECRET), "{listed}");
     }
 
-    // An erasure that has reached only one of two copies reaches the other one when they meet.
+    // A move spreads an erasure that reached only one of two copies.
     let copy = &cluster.status().shards[0].dsn;
     let undone =
         format!("UPDATE journal SET metadata = '{{\"name\":\"{SECRET}\"}}' WHERE id = '{local}' AND role = 1");

@@ -1,4 +1,4 @@
-//! Erasing the metadata of transfers and holds. That of an account is erased by an update of the account.
+//! Erasing the metadata of transfers and holds. An account's metadata is erased by `UpdateAccount`.
 
 use super::{Aside, Batch, Draft, Prior, holds::outcome_of};
 use crate::{
@@ -13,7 +13,7 @@ impl Batch<'_> {
         if let Err(not_owner) = (self.fence)(&erase.at) {
             return Outcome::NotOwner(not_owner);
         }
-        // An optimistic batch knows no transfers. It is decided again.
+        // Without loaded results the transfer is unknown: decide the batch again.
         if erase.of == Erased::Transfer && !matches!(self.prior, Prior::Loaded(_)) {
             self.unsure = true;
         }

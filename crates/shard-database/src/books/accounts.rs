@@ -70,8 +70,9 @@ pub(super) struct State {
     created_at_us: i64,
     updated_at_us: i64,
     /// A hash.
-    /// Hashes of the metadata, as of the fold and of the row.
+    /// A hash of the metadata in the journal.
     metadata: u32,
+    /// A hash of the metadata in the row.
     row_metadata: u32,
     /// 0: there is no row.
     row_version: i64,
@@ -201,7 +202,7 @@ impl Accounts {
             return Compared::Elsewhere;
         }
         // The metadata may have been erased after the row was read. A fold that was under way may even have written it to the row again; the next
-        // one writes what is in force.
+        // one writes the current metadata.
         let same_metadata =
             state.metadata == state.row_metadata || state.metadata == metadata_hash(&Metadata::erased());
         let is_equal = state.incomplete

@@ -43,7 +43,7 @@ impl Routing {
                 statement => statements.push((slot, statement)),
             }
         }
-        // A large batch is refused with a statement for each of its operations. What is said about neighbours is taken in at once.
+        // A large batch is refused with a statement for each of its operations. Merge equal statements about adjacent slots.
         statements.sort_by_key(|(slot, _)| *slot);
         let mut said: Vec<(SlotRange, SlotStatement)> = Vec::new();
         for (slot, statement) in statements {

@@ -189,8 +189,8 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Executed, CallFailu
 
 /// `now_us` is `now` by the node's clock.
 ///
-/// A time limit of 0 would mean that there is none. If a deadline has passed, because this router was frozen since it took the submission out of
-/// the queue, the call is dated before the deadline: the node then finds that the limit has passed.
+/// A limit of 0 means no limit. If this router was frozen after it took a submission from the queue, a deadline may have passed: the call is then dated
+/// earlier, so that the limit is at least [`SHORTEST_LIMIT`] and the node finds that it has passed.
 fn request(shard: &Shard, batch: &[Submission], now: Instant, now_us: Option<i64>) -> ExecuteCall {
     let deadlines = batch.iter().map(|submission| submission.deadline);
     let late = if now_us.is_some() { lateness(deadlines, now) } else { Duration::ZERO };
@@ -217,8 +217,7 @@ fn request(shard: &Shard, batch: &[Submission], now: Instant, now_us: Option<i64
     call
 }
 
-/// How much earlier a call has to be dated so that the deadline which has passed longest is [`SHORTEST_LIMIT`] after the date. Zero if none has
-/// passed.
+/// How much earlier to date a call, so that the earliest deadline is [`SHORTEST_LIMIT`] after the date. Zero if no deadline has passed.
 fn lateness(deadlines: impl Iterator<Item = Instant>, now: Instant) -> Duration {
     match deadlines.min() {
         Some(earliest) if earliest <= now => now.duration_since(earliest) + SHORTEST_LIMIT,
@@ -342,7 +341,7 @@ mod tests {
 
     /// A router that was frozen sends what it had taken out of the queue before. The node must find it late.
     #[test]
-    fn a_call_is_dated_before_the_deadlines_that_have_passed() {
+    fn a_late_call_is_dated_before_its_earliest_deadline() {
         let now = Instant::now() + Duration::from_secs(10);
         let (before, after) = (|ms| now - Duration::from_millis(ms), |ms| now + Duration::from_millis(ms));
         for (deadlines, late) in [

@@ -24,8 +24,7 @@ pub struct Answers {
     /// They were sent more than once, so an operation that was not executed (not owned, deferred) may have been executed
     /// by an earlier sending. Its id tells, when it is sent again; until then its outcome is unknown.
     pub resent: bool,
-    /// The node had to decide some of them again after a COMMIT without an answer. What it answers as a replay may be the effect of this
-    /// sending. Every answer is right all the same.
+    /// The COMMIT of an earlier attempt of the node was not answered. A replay among the answers may be the effect of that attempt.
     pub after_doubt: bool,
 }
 

@@ -480,7 +480,7 @@ async fn an_atomic_group_is_of_one_shard() {
 
 /// A client that has lost the answer sends the group again. "Not executed" would be wrong.
 #[tokio::test]
-async fn a_group_whose_accounts_have_parted_since_is_answered_as_it_was_carried_out() {
+async fn a_repeated_group_is_a_replay_after_its_accounts_moved_apart() {
     let cluster = Cluster::start(2).await;
     let (alice, carol) = (cluster.account_on(0, "alice"), cluster.account_on(0, "carol"));
     cluster.fund(&[(&alice, 100), (&carol, 0)]).await;

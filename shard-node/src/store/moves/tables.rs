@@ -310,14 +310,14 @@ const INSERT_STAGED: &str = concat!(
     journal_columns!(extra),
     " FROM pg_temp.moved ON CONFLICT (position) DO NOTHING"
 );
-// An erasure may have reached the copy at one shard only. What is erased anywhere is erased here.
+// An erasure may have reached one of two copies. If either copy is erased, erase both.
 const SHARE_ERASURES: [&str; 2] = [
     "UPDATE shardledger.journal j SET metadata = '-' FROM pg_temp.moved m \
      WHERE j.position = m.position AND m.metadata = '-' AND j.metadata <> '-'",
     "UPDATE pg_temp.moved m SET metadata = '-' FROM shardledger.journal j \
      WHERE j.position = m.position AND j.metadata = '-' AND m.metadata <> '-'",
 ];
-// Both tables have the same columns in the same order. The lane may erase a booking at this moment.
+// Both tables have the same columns in the same order. `metadata` may differ only because the lane has just erased one side.
 const DIFFERENT: &str = "SELECT m.position FROM pg_temp.moved m JOIN shardledger.journal j ON j.position = m.position \
      WHERE ROW(m.*) IS DISTINCT FROM ROW(j.*) \
        AND (to_jsonb(m) - 'metadata' <> to_jsonb(j) - 'metadata' \

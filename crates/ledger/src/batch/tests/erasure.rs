@@ -15,7 +15,7 @@ fn erase(of: Erased, n: u128, debit: &str, at: &str) -> Operation {
     Operation::EraseMetadata(EraseMetadata { of, id, debit, at, credit: None, ordered_by: None })
 }
 
-/// The same at the shard of the debit account, with the credit account.
+/// An erasure at the debit account's shard that names the credit account.
 fn erase_of_both(n: u128, debit: &str, credit: &str) -> Operation {
     let (erased, debit, credit) = (TransferId(Uuid::from_u128(n)), id(debit), Some(id(credit)));
     let (of, at) = (Erased::Transfer, debit.clone());
@@ -95,7 +95,7 @@ fn the_shard_of_the_credit_account_erases_its_copy() {
     assert_eq!(texts(&shard), [""; 0]);
 }
 
-/// A move takes the bookings of its slots along. A shard that has a copy of the transfer has to learn of the erasure with either account.
+/// A move copies the bookings of its slots. The target must learn of the erasure whichever account moves.
 #[test]
 fn an_erasure_belongs_to_the_slots_of_both_accounts() {
     let mut shard = Shard::with(&["bank", "alice"]);
@@ -107,7 +107,7 @@ fn an_erasure_belongs_to_the_slots_of_both_accounts() {
 }
 
 #[test]
-fn a_capture_that_was_ordered_before_its_hold_was_erased_brings_nothing_back() {
+fn a_capture_does_not_restore_the_metadata_of_an_erased_hold() {
     let mut shard = Shard::with(&["bank", "alice"]);
     let hold = PlaceHold {
         ordered_by: None,
@@ -161,7 +161,7 @@ fn a_hold_is_erased_while_it_is_open_and_when_it_has_ended() {
 }
 
 #[test]
-fn an_account_forgets_what_its_metadata_was_and_may_get_new_metadata() {
+fn erasing_an_account_removes_present_and_past_metadata() {
     let mut shard = Shard::with(&["alice"]);
     let update = |metadata| {
         let (status, overdraft, max_balance) = (None, None, None);
