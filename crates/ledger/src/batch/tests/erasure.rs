@@ -29,6 +29,20 @@ fn erased(outcome: &Outcome) -> MetadataErased {
     }
 }
 
+/// A hold of bank for alice, with metadata.
+fn place(n: u128) -> PlaceHold {
+    PlaceHold {
+        ordered_by: None,
+        id: TransferId(Uuid::from_u128(n)),
+        debit: id("bank"),
+        credit: id("alice"),
+        asset: usd(),
+        amount: 5,
+        expires_in_s: None,
+        metadata: note("held"),
+    }
+}
+
 /// The texts of metadata in the journal.
 fn texts(shard: &Shard) -> Vec<String> {
     let bookings = shard.journal.bookings().iter().map(Booking::metadata);
@@ -109,17 +123,7 @@ fn an_erasure_belongs_to_the_slots_of_both_accounts() {
 #[test]
 fn a_capture_does_not_restore_the_metadata_of_an_erased_hold() {
     let mut shard = Shard::with(&["bank", "alice"]);
-    let hold = PlaceHold {
-        ordered_by: None,
-        id: TransferId(Uuid::from_u128(1)),
-        debit: id("bank"),
-        credit: id("alice"),
-        asset: usd(),
-        amount: 5,
-        expires_in_s: None,
-        metadata: note("held"),
-    };
-    shard.one(Operation::PlaceHold(hold));
+    shard.one(Operation::PlaceHold(place(1)));
     shard.one(erase(Erased::Hold, 1, "bank", "bank"));
     let purpose = Purpose::Capture { hold: TransferId(Uuid::from_u128(1)), whole: false, finalize: true };
     // The router read the hold before it was erased, or after.
@@ -134,16 +138,6 @@ fn a_capture_does_not_restore_the_metadata_of_an_erased_hold() {
 #[test]
 fn a_hold_is_erased_while_it_is_open_and_when_it_has_ended() {
     let mut shard = Shard::with(&["bank", "alice"]);
-    let place = |n| PlaceHold {
-        ordered_by: None,
-        id: TransferId(Uuid::from_u128(n)),
-        debit: id("bank"),
-        credit: id("alice"),
-        asset: usd(),
-        amount: 5,
-        expires_in_s: None,
-        metadata: note("held"),
-    };
     for n in [1, 2] {
         shard.one(Operation::PlaceHold(place(n)));
     }
