@@ -267,17 +267,9 @@ pub async fn balance_at(
 /// # Errors
 /// When the database cannot be read.
 pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
-    let mut found = transfers_now(reads, id, debit).await?;
-    if found.transfers.is_empty() {
-        found.not_owner = not_owner_of(&reads.from, debit).await?;
-        if !debit.is_empty() && found.not_owner.is_none() {
-            // The slot may have arrived between the two reads, with its bookings. Read once more: this shard owns the slot now.
-            found = transfers_now(reads, id, debit).await?;
-            if found.transfers.is_empty() {
-                found.not_owner = not_owner_of(&reads.from, debit).await?;
-            }
-        }
-    }
+    let read = || transfers_now(reads, id, debit);
+    let (mut found, not_owner) = read_of_slot(reads, debit, read, |found| found.transfers.is_empty()).await?;
+    found.not_owner = not_owner;
     Ok(found)
 }
 
@@ -360,17 +352,9 @@ pub async fn transfers_of(reads: &Reads, keys: &[TransferKey]) -> Result<Vec<wir
 /// # Errors
 /// When the database cannot be read.
 pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
-    let mut found = holds_now(reads, id, debit).await?;
-    if found.holds.is_empty() {
-        found.not_owner = not_owner_of(&reads.from, debit).await?;
-        if !debit.is_empty() && found.not_owner.is_none() {
-            // See `transfers`.
-            found = holds_now(reads, id, debit).await?;
-            if found.holds.is_empty() {
-                found.not_owner = not_owner_of(&reads.from, debit).await?;
-            }
-        }
-    }
+    let read = || holds_now(reads, id, debit);
+    let (mut found, not_owner) = read_of_slot(reads, debit, read, |found| found.holds.is_empty()).await?;
+    found.not_owner = not_owner;
     Ok(found)
 }
 
@@ -380,6 +364,27 @@ async fn holds_now(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHold
     found.elsewhere.extend(elsewhere.iter().map(|booking| booking.payer.to_string()));
     found.holds.extend(here.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
     Ok(found)
+}
+
+/// Reads bookings of an account, and, if there are none, whether its slot belongs to another shard. "None" is right if the shard owned the slot before
+/// the read and after it.
+async fn read_of_slot<T, F: Future<Output = Result<T, StoreError>>>(
+    reads: &Reads,
+    account: &str,
+    read: impl Fn() -> F,
+    is_empty: impl Fn(&T) -> bool,
+) -> Result<(T, Option<wire::NotOwner>), StoreError> {
+    let found = read().await?;
+    if account.is_empty() || !is_empty(&found) {
+        return Ok((found, None));
+    }
+    if let Some(not_owner) = not_owner_of(&reads.from, account).await? {
+        return Ok((found, Some(not_owner)));
+    }
+    // The slot may have arrived between the two reads, with its bookings. Read once more: this shard owns the slot now.
+    let found = read().await?;
+    let not_owner = if is_empty(&found) { not_owner_of(&reads.from, account).await? } else { None };
+    Ok((found, not_owner))
 }
 
 /// Whether the slot of an account belongs to another shard. An empty answer then says nothing.
